@@ -1,0 +1,102 @@
+"""exapt: transfer learning with biological foundation models, through plugins."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exapt.api import Adapted, compare, embed, load, train
+    from exapt.errors import (
+        AdapterError,
+        ComponentError,
+        DataError,
+        ExaptError,
+        OutputError,
+        PluginError,
+        RecipeError,
+    )
+    from exapt.events import Event, Run
+    from exapt.hookspecs import hookimpl
+    from exapt.recipe import Recipe
+    from exapt.specs import (
+        BackboneSpec,
+        Checkpoint,
+        HeadSpec,
+        Options,
+        ReaderSpec,
+        Sourced,
+        StrategySpec,
+        TokenizerSpec,
+        WriterSpec,
+    )
+
+__version__ = "0.1.0"
+
+# Names are fetched when first asked for, so that `import exapt`, and with it every plugin and `--help`, stays light.
+_HOMES = {
+    "exapt.api": ("Adapted", "compare", "embed", "load", "train"),
+    "exapt.errors": (
+        "AdapterError",
+        "ComponentError",
+        "DataError",
+        "ExaptError",
+        "OutputError",
+        "PluginError",
+        "RecipeError",
+    ),
+    "exapt.events": ("Event", "Run"),
+    "exapt.hookspecs": ("hookimpl",),
+    "exapt.recipe": ("Recipe",),
+    "exapt.specs": (
+        "BackboneSpec",
+        "Checkpoint",
+        "HeadSpec",
+        "Options",
+        "ReaderSpec",
+        "Sourced",
+        "StrategySpec",
+        "TokenizerSpec",
+        "WriterSpec",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Adapted",
+    "AdapterError",
+    "BackboneSpec",
+    "Checkpoint",
+    "ComponentError",
+    "DataError",
+    "Event",
+    "ExaptError",
+    "HeadSpec",
+    "Options",
+    "OutputError",
+    "PluginError",
+    "ReaderSpec",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "Sourced",
+    "StrategySpec",
+    "TokenizerSpec",
+    "WriterSpec",
+    "__version__",
+    "compare",
+    "embed",
+    "hookimpl",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'exapt' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

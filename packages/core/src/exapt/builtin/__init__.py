@@ -1,0 +1,1 @@
+"""Core's own components, yielded through the same hooks as anyone's."""

@@ -1,0 +1,3 @@
+"""Built-in heads."""
+
+exapt_api = 1

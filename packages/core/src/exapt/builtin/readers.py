@@ -1,0 +1,3 @@
+"""Built-in readers."""
+
+exapt_api = 1

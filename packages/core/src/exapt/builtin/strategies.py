@@ -1,0 +1,3 @@
+"""Built-in strategies."""
+
+exapt_api = 1

@@ -1,0 +1,3 @@
+"""Built-in writers."""
+
+exapt_api = 1

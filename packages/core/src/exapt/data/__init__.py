@@ -1,0 +1,1 @@
+"""Tables, splits and batches: how a file becomes padded tensors."""

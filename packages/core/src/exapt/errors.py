@@ -1,0 +1,58 @@
+"""Everything that exapt raises on purpose.
+
+    ExaptError                    one sentence: what, which, what to do
+    ├── DataError                 a table, a sequence or a label that cannot be used
+    ├── RecipeError               a recipe that cannot be run as written
+    ├── ComponentError            a backbone, head, strategy, ... that is unknown or offered twice
+    ├── AdapterError              an adapter that does not fit what stands on this machine
+    ├── OutputError               a place that cannot be written to
+    └── PluginError               an installed plugin that does not keep the contract (exit code 1)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExaptError(Exception):
+    """A failure that a user can understand and mend; its text is one line."""
+
+    exit_code = 2
+
+
+class DataError(ExaptError):
+    """The data cannot be used as they are."""
+
+
+class RecipeError(ExaptError):
+    """The recipe cannot be run as written."""
+
+
+class ComponentError(ExaptError):
+    """No installed plugin offers the named component, or more than one does."""
+
+
+class AdapterError(ExaptError):
+    """An adapter is damaged, or does not belong to what it is used with."""
+
+
+class OutputError(ExaptError):
+    """The answer cannot be written where it was asked for."""
+
+
+class PluginError(ExaptError):
+    """A plugin is broken, or breaks the contract of its hooks."""
+
+    exit_code = 1
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return the words as they stand in a message: sorted, with commas; ``none`` where there are none."""
+    return ", ".join(sorted(words)) or "none"

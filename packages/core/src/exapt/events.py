@@ -1,0 +1,26 @@
+"""What a run tells those who listen: trackers, progress bars, logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Listener = Callable[["Run", "Event"], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; ``folder`` is where its logs go, or None where nothing is written."""
+
+    folder: Path | None
+    recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """``facts`` are plain numbers and strings, named ``<split>.<metric>`` where they are metrics."""
+
+    name: Literal["start", "features", "step", "epoch", "end"]
+    facts: Mapping[str, Any] = field(default_factory=dict)

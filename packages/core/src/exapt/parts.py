@@ -1,0 +1,291 @@
+"""The contract of the heavy half: what a tokenizer, a backbone, a head and a strategy are, and what passes between them.
+
+Sizes are written [batch, tokens, width]. A *unit* is what a biologist counts: a residue, a base, a gene; a *token* is
+what a model reads. Core alone pads, buckets and moves to a device; a part never does.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from exapt.errors import RecipeError
+
+Pooling = Literal["mean", "cls", "max", "attention"]
+Array = npt.NDArray[Any]
+
+NO_UNIT = -1
+"""Both ends of the span of a token that stands for no unit: ``<cls>``, ``<eos>``, padding."""
+
+
+def unit_spans(units: int, before: int = 0, after: int = 0) -> Array:
+    """Return the spans [tokens, 2] of one token per unit, with special tokens ``before`` and ``after`` them."""
+    spans = np.full((before + units + after, 2), NO_UNIT, dtype=np.int64)
+    spans[before : before + units] = np.arange(units)[:, None]
+    return spans
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One input as a model reads it, unpadded.
+
+    ``arrays`` are each [tokens, ...]; ``pads`` holds for each the value that fills it up in a batch; ``spans``
+    [tokens, 2] holds each token's first and last unit, ``NO_UNIT`` for special tokens; ``length`` counts units.
+    ``unknown`` counts units that the vocabulary does not know.
+    """
+
+    arrays: Mapping[str, Array]
+    pads: Mapping[str, float]
+    spans: Array
+    length: int
+    unknown: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self.spans)
+
+
+@dataclass
+class Batch:
+    """Padded encodings: ``arrays`` [batch, tokens, ...], ``present`` [batch, tokens] True wherever there is no padding
+    (special tokens included), ``spans`` [batch, tokens, 2] and ``lengths`` [batch] in units."""
+
+    arrays: dict[str, Tensor]
+    present: Tensor
+    spans: Tensor
+    lengths: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return one of the padded arrays, such as ``input_ids``."""
+        return self.arrays[name]
+
+    def features(self, hidden: Tensor, summary: Tensor | None = None) -> Features:
+        """Wrap a model's last states ``hidden`` [batch, tokens, width] and its own whole-input vector, if it has one."""
+        return Features(hidden, self.spans[..., 0] >= 0, self.spans, self.lengths, summary)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        moved = {name: array.to(device) for name, array in self.arrays.items()}
+        return Batch(moved, self.present.to(device), self.spans.to(device), self.lengths.to(device))
+
+
+@dataclass
+class Features:
+    """What a backbone says of a batch.
+
+    ``hidden`` [batch, tokens, width]; ``mask`` [batch, tokens] True exactly at tokens that stand for units, never at
+    special tokens or padding; ``spans`` [batch, tokens, 2] first and last unit of each token; ``lengths`` [batch] in
+    units; ``summary`` [batch, width] the model's own whole-input vector, or None.
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    spans: Tensor
+    lengths: Tensor
+    summary: Tensor | None = None
+
+    def pool(self, pooling: str) -> Tensor:
+        """Return one vector per input [batch, width]: ``mean``, ``max`` or ``cls``. An input without a token gives zeros.
+
+        Raises ``RecipeError`` for ``cls`` where the model has no whole-input vector, and for an unknown pooling.
+        """
+        if pooling == "cls":
+            if self.summary is None:
+                raise RecipeError("this backbone has no whole-input vector; use pooling 'mean', 'max' or 'attention'")
+            return self.summary
+        mask = self.mask.unsqueeze(-1)
+        if pooling == "mean":
+            total = torch.where(mask, self.hidden, 0).sum(1)
+            return total / mask.sum(1).clamp(min=1)
+        if pooling == "max":
+            highest = self.hidden.masked_fill(~mask, -torch.inf).amax(1)
+            return torch.where(mask.any(1), highest, torch.zeros_like(highest))
+        raise RecipeError(f"unknown pooling '{pooling}'; poolings are mean, max, cls and attention")
+
+    def per_unit(self) -> tuple[Tensor, Tensor]:
+        """Return one vector per unit [batch, units, width] and the mask [batch, units] of units that a token covers.
+
+        A unit under several tokens (overlapping k-mers) gets their mean; a token over several units (6-mers, BPE)
+        gives its vector to each of them.
+        """
+        batch, _, width = self.hidden.shape
+        units = int(self.lengths.max()) if batch else 0
+        total = self.hidden.new_zeros(batch, units, width)
+        count = self.hidden.new_zeros(batch, units)
+        first, last = self.spans.unbind(-1)
+        reach = int((last - first).max()) + 1 if first.numel() else 0
+        for offset in range(reach):
+            unit = first + offset
+            covers = self.mask & (unit <= last)
+            # Tokens that cover nothing at this offset add zero to unit 0, so that all shapes stay rectangular.
+            place = torch.where(covers, unit, 0)
+            value = torch.where(covers.unsqueeze(-1), self.hidden, 0)
+            total = total.scatter_add(1, place.unsqueeze(-1).expand_as(value), value)
+            count = count.scatter_add(1, place, covers.to(count.dtype))
+        return total / count.clamp(min=1).unsqueeze(-1), count > 0
+
+
+class Pooled:
+    """Features that were pooled earlier and kept: ``vectors`` [batch, width] of one pooling. It cannot give units."""
+
+    def __init__(self, pooling: str, vectors: Tensor) -> None:
+        self.pooling = pooling
+        self.vectors = vectors
+
+    def pool(self, pooling: str) -> Tensor:
+        """Return the kept vectors; raises ``RecipeError`` if another pooling is asked for than was kept."""
+        if pooling != self.pooling:
+            raise RecipeError(f"features were kept with pooling '{self.pooling}', not '{pooling}'")
+        return self.vectors
+
+
+class Tokenizer(ABC):
+    """Turns one input into one unpadded ``Encoding``."""
+
+    vocabulary: Mapping[str, int]
+    """Token to id. Core fingerprints it, together with the options and what ``encode`` makes of the probe inputs."""
+    mistaken_for: Mapping[str, str] = {}
+    """Other kinds of data and their letters: ``{"DNA": "ACGTUN"}`` refuses a table that holds these letters alone."""
+
+    @abstractmethod
+    def encode(self, value: Any) -> Encoding:
+        """Encode one input. Raises ``DataError``, with position and character, for what the model cannot read."""
+
+
+class Backbone(nn.Module):
+    """A pretrained model.
+
+    The least that is asked: ``width``, and either ``forward`` or its three steps ``stem``, ``run`` and ``finish``.
+    With the steps, features come from any layer; with ``blocks``, parts of the model can learn.
+    """
+
+    width: int
+    max_tokens: int | None = None
+    """The most tokens that one input may have, special ones included; None if there is no limit."""
+    lora_targets: tuple[str, ...] = ()
+    """Last names of the linear layers inside ``blocks()`` that low-rank updates go to; empty for all of them."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The bare inner model, on which PEFT sits and whose parameters ``full`` lets learn."""
+        return self
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the blocks from input to output; none if the model is not built of blocks."""
+        return ()
+
+    def stem(self, batch: Batch) -> Tensor:
+        """Return the embeddings, ``hidden`` before the first block."""
+        raise RecipeError(f"{type(self).__name__} gives features of its last layer only")
+
+    def run(self, hidden: Tensor, batch: Batch, start: int, stop: int) -> Tensor:
+        """Return ``hidden`` after the blocks ``start`` to ``stop`` (exclusive)."""
+        raise RecipeError(f"{type(self).__name__} gives features of its last layer only")
+
+    def finish(self, hidden: Tensor, batch: Batch) -> Features:
+        """Return the features of the last layer: ``hidden`` after all blocks, with whatever follows them."""
+        return batch.features(hidden)
+
+    def forward(self, batch: Batch) -> Features:
+        """Return the features of the last layer."""
+        return self.finish(self.run(self.stem(batch), batch, 0, len(self.blocks())), batch)
+
+    def at_layer(self, batch: Batch, layer: int) -> Features:
+        """Return the features of a layer: 0 embeddings, n after block n; the last includes what ``finish`` adds.
+
+        Raises ``RecipeError`` if the model has no such layer, or cannot be run in steps.
+        """
+        last = len(self.blocks())
+        if layer in (-1, last):
+            return cast_features(self(batch))
+        if not 0 <= layer < last:
+            raise RecipeError(f"there is no layer {layer}: this backbone has layers 0 to {last}")
+        return batch.features(self.run(self.stem(batch), batch, 0, layer))
+
+
+def cast_features(features: Features) -> Features:
+    """Narrow what ``nn.Module.__call__`` returns; raises ``TypeError`` if a plugin returns something else."""
+    if not isinstance(features, Features):
+        raise TypeError(f"a backbone returns Features, not {type(features).__name__}")
+    return features
+
+
+@dataclass(frozen=True)
+class HeadContext:
+    """What a head is built from: the width of each input's features."""
+
+    widths: Mapping[str, int]
+
+
+class Head(nn.Module, ABC):
+    """A question: it reads features, and has its own loss, its own metrics and its own words for the answer."""
+
+    reads: str = "tokens"
+    """The pooling without parameters that this head reads (``mean``, ``max``, ``cls``), or ``tokens`` for the whole."""
+    per_unit: bool = False
+    """Whether ``forward`` answers per unit, [batch, units, ...], rather than per input."""
+    pad: float = -100
+    """What fills up targets of unequal length; ``weigh`` and ``loss`` leave it out."""
+    metric: str
+    """The metric by which the best epoch is chosen, unless the recipe names another."""
+
+    def adjust(self, features: Mapping[str, Any]) -> None:
+        """See the features of some training examples once, before training starts; such as to set a normalisation."""
+
+    @abstractmethod
+    def encode(self, label: Any, length: int) -> Array:
+        """Return one label as a target array: [] or [targets] per input, [units] where ``per_unit``.
+
+        Raises ``DataError`` for a label that the head does not know or whose length differs from the input's.
+        """
+
+    @abstractmethod
+    def forward(self, features: Mapping[str, Any]) -> Tensor:
+        """Answer: [batch, answers], or [batch, units, answers] where ``per_unit``. ``features`` maps inputs to ``Features``
+        (or ``Pooled``, if ``reads`` is a pooling)."""
+
+    @abstractmethod
+    def weigh(self, target: Tensor) -> Tensor:
+        """Return the summed weight [] of the targets that count; the loss is divided by it over the whole step."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the weighted *sum* [] of the losses of all targets that count."""
+
+    @abstractmethod
+    def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
+        """Put outputs, one array per input (padding cut off), into words: columns such as ``prediction``."""
+
+    @abstractmethod
+    def metrics(self, outputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
+        """Return the metrics of outputs against targets, one array per input each."""
+
+
+@dataclass(frozen=True)
+class Learns:
+    """Parameters of the backbone, by name, that learn, at a multiple ``rate`` of the recipe's learning rate."""
+
+    names: frozenset[str] = field(default_factory=frozenset)
+    rate: float = 1.0
+
+
+class Strategy:
+    """How knowledge is transferred. The base class transfers frozen features: nothing of the backbone learns."""
+
+    pretrained: bool = True
+    """Whether the pretrained weights are used; if not, the same architecture starts from fresh ones."""
+
+    def prepare(self, backbone: Backbone) -> None:
+        """Add to the backbone what the strategy needs, before anything is set to learn."""
+
+    def learns(self, backbone: Backbone) -> Iterable[Learns]:
+        """Say what of the backbone learns. Raises ``RecipeError`` if the strategy fits nothing of this backbone."""
+        return ()

@@ -1,0 +1,334 @@
+"""Discovery: the one module that knows stevedore and pluggy.
+
+Three steps, kept apart: ``installed`` reads metadata and imports nothing; ``Plugins`` loads what it is given and keeps
+a fault beside each plugin instead of raising it; ``get`` raises, when a component is asked for that cannot be had.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pluggy
+
+from exapt import hookspecs
+from exapt.errors import ComponentError, ExaptError, PluginError, did_you_mean, listed
+from exapt.specs import (
+    BackboneSpec,
+    Checkpoint,
+    HeadSpec,
+    ReaderSpec,
+    Spec,
+    StrategySpec,
+    TokenizerSpec,
+    WriterSpec,
+)
+
+GROUP = "exapt.plugins"
+COMMANDS = "exapt.commands"
+CORE = "exapt"
+
+S = TypeVar("S", bound=Spec)
+
+KINDS: dict[str, type[Spec]] = {
+    "exapt_backbones": BackboneSpec,
+    "exapt_tokenizers": TokenizerSpec,
+    "exapt_heads": HeadSpec,
+    "exapt_strategies": StrategySpec,
+    "exapt_readers": ReaderSpec,
+    "exapt_writers": WriterSpec,
+}
+
+# Built-ins arrive by the same hooks as anyone's, and always, whatever EXAPT_PLUGINS says.
+_BUILTINS = ("heads", "readers", "runlog", "strategies", "writers")
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """An installed plugin, as its metadata describe it."""
+
+    name: str
+    distribution: str
+    version: str
+    location: str
+    module: str
+
+    @property
+    def key(self) -> str:
+        """The name under which it is registered: unique, even where two distributions chose one short name."""
+        return f"{self.distribution}:{self.name}"
+
+
+@dataclass(frozen=True)
+class Offer(Generic[S]):
+    """A component and the distribution that it comes from."""
+
+    spec: S
+    info: PluginInfo
+
+
+@dataclass
+class Loaded:
+    """A plugin after the attempt to load it: what it offers, or why it is broken."""
+
+    info: PluginInfo
+    specs: list[Spec] = field(default_factory=list)
+    fault: str = ""
+
+
+def installed(group: str = GROUP) -> list[PluginInfo]:
+    """List the installed plugins by name, from metadata alone: none is imported."""
+    return sorted(_found(group), key=lambda info: (info.name, info.distribution))
+
+
+def _found(group: str) -> Iterator[PluginInfo]:
+    for entry in importlib.metadata.entry_points(group=group):
+        dist = entry.dist
+        if dist is None:
+            continue
+        yield PluginInfo(entry.name, dist.name, dist.version, str(dist.locate_file("")), entry.value)
+
+
+def chosen(infos: Iterable[PluginInfo]) -> list[PluginInfo]:
+    """Keep the plugins that ``EXAPT_PLUGINS`` and ``EXAPT_DISABLE_PLUGINS`` allow."""
+    only, never = _words("EXAPT_PLUGINS"), _words("EXAPT_DISABLE_PLUGINS")
+    return [
+        info
+        for info in infos
+        if (only is None or {info.name, info.distribution} & only) and not {info.name, info.distribution} & (never or set())
+    ]
+
+
+def _words(variable: str) -> set[str] | None:
+    if variable not in os.environ:
+        return None
+    return {word.strip() for word in os.environ[variable].split(",") if word.strip()}
+
+
+class Plugins:
+    """The plugins of one process: built-ins, and those it was given; asked, never written to."""
+
+    def __init__(self, infos: Iterable[PluginInfo], extra: Iterable[Any] = ()) -> None:
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._manager.check_pending()
+        version = importlib.metadata.version(CORE)
+        self.loaded: list[Loaded] = []
+        for name in _BUILTINS:
+            module = f"exapt.builtin.{name}"
+            self._add(PluginInfo(name, CORE, version, "", module), importlib.import_module(module))
+        for info in infos:
+            self._load(info)
+        for plugin in extra:
+            name = getattr(plugin, "__name__", type(plugin).__name__)
+            self._add(PluginInfo(name, "inline", "0", "", name), plugin)
+
+    @classmethod
+    def named(cls, distributions: Iterable[str]) -> Plugins:
+        """Load only the plugins of some distributions, such as those that an adapter names."""
+        wanted = set(distributions)
+        return cls(info for info in chosen(installed()) if info.distribution in wanted)
+
+    def _load(self, info: PluginInfo) -> None:
+        try:
+            module = _import(info)
+        # A plugin may fail in any way at all while it is imported; the host goes on and says so when asked.
+        except (Exception, SystemExit) as error:
+            self.loaded.append(Loaded(info, fault=f"cannot be imported: {_said(error)}"))
+            return
+        self._add(info, module)
+
+    def _add(self, info: PluginInfo, plugin: Any) -> None:
+        loaded = Loaded(info)
+        self.loaded.append(loaded)
+        api = getattr(plugin, "exapt_api", None)
+        if api != hookspecs.API:
+            loaded.fault = f"declares exapt_api = {api!r}; this exapt speaks {hookspecs.API}"
+            return
+        try:
+            self._manager.register(plugin, name=info.key)
+            self._manager.check_pending()
+            loaded.specs = self._collect(info.key)
+        # check_pending and the plugin's own generators fail in ways of their own; the fault belongs to this plugin.
+        except (Exception, SystemExit) as error:
+            loaded.fault = _reworded(info, error)
+            if self._manager.get_plugin(info.key) is not None:
+                self._manager.unregister(name=info.key)
+
+    def _collect(self, key: str) -> list[Spec]:
+        specs: list[Spec] = []
+        # One by one, because pluggy's combined result drops which plugin gave what.
+        for hook, kind in KINDS.items():
+            for impl in getattr(self._manager.hook, hook).get_hookimpls():
+                if impl.plugin_name == key:
+                    specs += _checked(hook, kind, impl.function())
+        twice = [name for name, count in Counter((spec.kind, spec.name) for spec in specs).items() if count > 1]
+        if twice:
+            raise PluginError(f"offers the {twice[0][0]} '{twice[0][1]}' twice")
+        return specs
+
+    def offers(self, kind: type[S]) -> list[Offer[S]]:
+        """List the components of a kind, by name, with where each comes from."""
+        found = [
+            Offer(spec, plugin.info)
+            for plugin in self.loaded
+            if not plugin.fault
+            for spec in plugin.specs
+            if isinstance(spec, kind)
+        ]
+        return sorted(found, key=lambda offer: (offer.spec.name, offer.info.distribution))
+
+    def get(self, kind: type[S], name: str) -> Offer[S]:
+        """Return the component called ``name`` or, where two offer it, ``distribution:name``.
+
+        Raises ``ComponentError`` for a name that nobody offers, with the nearest known one, or that two offer.
+        """
+        distribution, bare = self.split(name)
+        offers = self.offers(kind)
+        found = [o for o in offers if o.spec.name == bare and distribution in ("", o.info.distribution)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ComponentError(_ambiguous(kind.kind, bare, found))
+        raise ComponentError(self._unknown(kind.kind, name, {o.spec.name for o in offers}))
+
+    def checkpoint(self, name: str) -> tuple[Offer[BackboneSpec], Checkpoint | None, str]:
+        """Resolve the name of a backbone: a checkpoint, a family, or ``FAMILY:PATH_OR_REPO``.
+
+        Returns the family, the published checkpoint if one was named, and the source. Raises ``ComponentError``.
+        """
+        distribution, bare = self.split(name)
+        family, colon, source = bare.partition(":")
+        offers = [o for o in self.offers(BackboneSpec) if distribution in ("", o.info.distribution)]
+        if colon:
+            return self.get(BackboneSpec, f"{distribution}:{family}" if distribution else family), None, source
+        found = [(o, c) for o in offers for c in o.spec.checkpoints if c.name == bare]
+        if len(found) == 1:
+            return *found[0], found[0][1].source
+        if found:
+            raise ComponentError(_ambiguous("backbone", bare, [offer for offer, _ in found]))
+        if any(o.spec.name == bare for o in offers):
+            return self._family(name, bare)
+        known = {c.name for o in offers for c in o.spec.checkpoints} | {o.spec.name for o in offers}
+        raise ComponentError(self._unknown("backbone", name, known))
+
+    def _family(self, name: str, bare: str) -> tuple[Offer[BackboneSpec], Checkpoint | None, str]:
+        offer = self.get(BackboneSpec, name)
+        if not offer.spec.checkpoints:
+            return offer, None, ""
+        known = listed(c.name for c in offer.spec.checkpoints)
+        raise ComponentError(f"'{bare}' is a family of backbones; name one of {known}, or {bare}:PATH_OR_REPO")
+
+    def split(self, name: str) -> tuple[str, str]:
+        """Split ``distribution:name``; the distribution is empty where the first word is not an installed one's."""
+        first, colon, rest = name.partition(":")
+        known = {plugin.info.distribution for plugin in self.loaded}
+        return (first, rest) if colon and first in known else ("", name)
+
+    def _unknown(self, kind: str, name: str, known: set[str]) -> str:
+        broken = [plugin.info.name for plugin in self.loaded if plugin.fault]
+        hint = f" Broken plugins, see 'exapt plugins --check': {listed(broken)}." if broken else ""
+        return f"unknown {kind} '{name}'.{did_you_mean(name, known)} Installed: {listed(known)}.{hint}"
+
+    @property
+    def broken(self) -> list[Loaded]:
+        """The plugins that could not be used, each with its fault."""
+        return [plugin for plugin in self.loaded if plugin.fault]
+
+    @cached_property
+    def events(self) -> Any:
+        """The broadcast of run events: ``events(run=..., event=...)``."""
+        return self._manager.hook.exapt_run_events
+
+
+_override: ContextVar[Plugins | None] = ContextVar("plugins", default=None)
+_shared: list[Plugins] = []
+
+
+def current() -> Plugins:
+    """Return the plugins of this process, discovered when first asked for."""
+    override = _override.get()
+    if override is not None:
+        return override
+    if not _shared:
+        _shared.append(Plugins(chosen(installed())))
+    return _shared[0]
+
+
+@contextmanager
+def using(plugins: Plugins) -> Iterator[Plugins]:
+    """Let ``current`` answer with these plugins for a while."""
+    token = _override.set(plugins)
+    try:
+        yield plugins
+    finally:
+        _override.reset(token)
+
+
+def load_command(info: PluginInfo) -> Any:
+    """Import a plugin's command. Raises ``PluginError`` if that fails in any way."""
+    try:
+        return _import(info, COMMANDS)
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"the command '{info.name}' of {info.distribution} is broken: {_said(error)}") from error
+
+
+def _import(info: PluginInfo, group: str = GROUP) -> Any:
+    from stevedore.named import NamedExtensionManager
+
+    def refuse(_manager: Any, entry: Any, error: BaseException) -> None:
+        if entry.value == info.module:
+            raise error
+
+    manager: Any = NamedExtensionManager(group, [info.name], on_load_failure_callback=refuse)
+    # Two distributions may use one name: the entry point's value tells which of them was meant.
+    for extension in manager:
+        if extension.entry_point.value == info.module:
+            return extension.plugin
+    raise ImportError(f"stevedore finds no entry point '{info.name} = {info.module}'")
+
+
+def _checked(hook: str, kind: type[Spec], given: Any) -> list[Spec]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise PluginError(f"{hook} returns {type(given).__name__}, not an iterable of {kind.__name__}")
+    specs = list(given)
+    for spec in specs:
+        if not isinstance(spec, kind):
+            raise PluginError(f"{hook} yields {type(spec).__name__}, not {kind.__name__}")
+    return specs
+
+
+def _said(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _reworded(info: PluginInfo, error: BaseException) -> str:
+    if isinstance(error, ExaptError):
+        return str(error)
+    if isinstance(error, pluggy.PluginValidationError):
+        # pluggy's texts begin with the plugin's whole representation.
+        return _said(error).replace(f"Plugin '{info.key}'", "it").split(": ", 1)[1]
+    return f"fails when asked what it offers: {_said(error)}"
+
+
+def _ambiguous(kind: str, name: str, found: Sequence[Offer[Any]]) -> str:
+    sources = [offer.info.distribution for offer in found]
+    choices = " or ".join(f"'{source}:{name}'" for source in sources)
+    return f"{kind} '{name}' is offered by {' and '.join(sources)}; write {choices}"
+
+
+def cache_folder() -> Path:
+    """The folder of everything that can be made again: ``EXAPT_CACHE``, or ``exapt`` under the user's cache folder."""
+    if os.environ.get("EXAPT_CACHE"):
+        return Path(os.environ["EXAPT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exapt"

@@ -1,0 +1,201 @@
+"""The recipe: everything that is needed to repeat a run, as one frozen model."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from exapt.errors import RecipeError, did_you_mean, listed
+from exapt.specs import Options
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class DataOptions(Options):
+    """Which table, and what its columns mean."""
+
+    path: str = Field(description="Table to learn from: CSV, TSV, Parquet, JSONL, FASTA or what a plugin reads.")
+    format: str = Field("", description="Reader to use; empty to choose by the file's suffix.")
+    inputs: dict[str, str] = Field(
+        {"sequence": "sequence"}, description="Name of each input and the column that holds it; a lone column name does."
+    )
+    id: str = Field("", description="Column of ids; empty for a column 'id' if there is one, else row numbers.")
+    labels: str = Field("", description="Second table with the labels, joined by id; empty if they stand beside the inputs.")
+    missing_labels: Literal["error", "drop"] = Field(
+        "error", description="What to do with rows without a label: refuse the table, or drop and count them."
+    )
+
+
+class SplitOptions(Options):
+    """What is learned from, what is selected on, and what is touched once at the end."""
+
+    column: str = Field("", description="Column that names each row's part: train, valid (val, dev) or test.")
+    group: str = Field("", description="Column whose groups must not be torn apart; used where there is no split column.")
+    fractions: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="Shares of train, valid and test.")
+    stratify: bool = Field(True, description="Keep the share of each class the same in all parts.")
+    seed: int = Field(0, ge=0, description="Seed of the split; apart from the run's seed, so that runs can be paired.")
+    train_size: int | None = Field(
+        None, ge=1, description="Learn from this many rows only, drawn (by class) with the run's seed."
+    )
+    valid_size: int | None = Field(None, ge=1, description="Select on this many rows only, drawn with the run's seed.")
+
+    @field_validator("fractions")
+    @classmethod
+    def _shares(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(fractions) < 0 or fractions[0] == 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise ValueError("train, valid and test must be shares that add up to 1, train above 0")
+        return fractions
+
+
+class TrainingOptions(Options):
+    """How long, how fast and when to stop."""
+
+    epochs: int = Field(10, ge=1, description="Passes over the training rows.")
+    batch_size: int = Field(16, ge=1, description="Rows per optimiser step, over all processes.")
+    max_tokens: int = Field(
+        1024, ge=1, description="Tokens per forward pass: splits a step into micro-batches, never changes its result."
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="Peak rate of what learns in the backbone.")
+    head_learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the heads.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay; not applied to biases and norms.")
+    warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps over which the rate rises.")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after the rise.")
+    clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 for no clipping.")
+    patience: int = Field(0, ge=0, description="Stop after this many epochs without a better metric; 0 never stops early.")
+    metric: str = Field("", description="Metric of the valid part that chooses the best epoch; empty for the head's own.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 where the device is fast in it.")
+    checkpoint_steps: int = Field(0, ge=0, description="Checkpoint every so many steps, besides each epoch's end; 0 never.")
+
+
+class Component(BaseModel):
+    """A component by name, with its options beside the name: ``{name = "lora", rank = 4}``."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = Field(description="Name of the component.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was said beside the name."""
+        return dict(self.model_extra or {})
+
+
+class HeadChoice(Component):
+    """A head by name, with the column(s) of its labels."""
+
+    label: str | tuple[str, ...] = Field("label", description="Column of the labels, or several for several targets.")
+    weight: float = Field(1.0, gt=0, description="Weight of this head's loss among several.")
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Recipe(Options):
+    """All parts of a run. ``head`` stands for one head, ``strategy`` for one strategy; a bare name for a component."""
+
+    data: DataOptions = Field(description="Table and columns.")
+    split: SplitOptions = Field(SplitOptions(), description="Train, valid and test.")
+    backbone: Component = Field(description="Pretrained model: a checkpoint, or FAMILY:PATH_OR_REPO.")
+    layer: int = Field(-1, description="Layer whose features the heads read: 0 embeddings, n after block n, -1 the last.")
+    tokenizer: Component | None = Field(None, description="Tokenizer; the backbone's own if it is not named.")
+    heads: dict[str, HeadChoice] = Field(min_length=1, description="The questions, by name.")
+    strategies: tuple[Component, ...] = Field(min_length=1, description="How to transfer.")
+    training: TrainingOptions = Field(TrainingOptions(), description="How long, how fast and when to stop.")
+    start: str = Field("", description="Adapter folder, exapt's or PEFT's, to start from.")
+    seed: int = Field(0, ge=0, description="Seed of everything random but the split.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthands(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        full = dict(given)
+        if "head" in full:
+            full.setdefault("heads", {})
+            full["heads"] = {"head": _named(full.pop("head")), **full["heads"]}
+        if "strategy" in full:
+            full["strategies"] = [full.pop("strategy"), *full.get("strategies", ())]
+        if isinstance(full.get("heads"), Mapping):
+            full["heads"] = {name: _named(head) for name, head in full["heads"].items()}
+        if isinstance(full.get("strategies"), Sequence) and not isinstance(full["strategies"], str):
+            full["strategies"] = [_named(strategy) for strategy in full["strategies"]]
+        for key in ("backbone", "tokenizer"):
+            full[key] = _named(full.get(key))
+        if isinstance(full.get("data"), Mapping):
+            full["data"] = _data_shorthand(full["data"])
+        return {key: value for key, value in full.items() if value is not None}
+
+
+def _data_shorthand(given: Mapping[str, Any]) -> dict[str, Any]:
+    full = dict(given)
+    if "input" in full:
+        full["inputs"] = full.pop("input")
+    if isinstance(full.get("inputs"), str):
+        full["inputs"] = {"sequence": full["inputs"]}
+    return full
+
+
+def read_recipe(given: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
+    """Return a recipe from a model, a mapping, or a TOML or JSON file.
+
+    Raises ``RecipeError`` for a missing or malformed file, an unknown key (with the nearest known one) or a value out
+    of range.
+    """
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, Mapping):
+        return validated(Recipe, given, "recipe")
+    path = Path(given)
+    return validated(Recipe, _parsed(path), f"recipe '{path.name}'")
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe '{path}'") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe '{path}' cannot be read: {error}") from None
+    try:
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise RecipeError(f"recipe '{path}' is not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}") from None
+
+
+def validated(model: type[M], given: Any, what: str) -> M:
+    """Return ``given`` as a ``model``; raises ``RecipeError``, in one line, naming the key, the value and what is known."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise RecipeError(f"{what}: {_first_fault(model, error)}") from None
+
+
+def _first_fault(model: type[BaseModel], error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(model, fault["loc"][:-1])
+        word = str(fault["loc"][-1])
+        return f"unknown key '{place}'.{did_you_mean(word, known)} Known: {listed(known)}"
+    if fault["type"] == "missing":
+        return f"'{place}' is missing"
+    reason = fault["msg"].removeprefix("Value error, ")
+    return f"'{place}' is {fault['input']!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def _keys_at(model: type[BaseModel], place: Sequence[int | str]) -> set[str]:
+    for part in place:
+        inner = model.model_fields.get(str(part))
+        if inner is None:
+            continue
+        for candidate in (inner.annotation, *get_args(inner.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return set(model.model_fields)

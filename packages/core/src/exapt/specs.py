@@ -1,0 +1,145 @@
+"""What a plugin yields: frozen descriptions of its components.
+
+A spec is cheap: it names a component, describes its options and knows how to build it. Whatever needs tensors is
+imported inside ``build``, so that listing what is installed costs no import of torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exapt.data.tables import Reader, Writer
+    from exapt.parts import Backbone, Head, HeadContext, Strategy, Tokenizer
+
+_NAME = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
+
+
+class Options(BaseModel):
+    """What a user may choose of a component. Frozen; unknown keys are refused; every field has a description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Sourced(Options):
+    """Options of a component that reads files of a checkpoint: core fills in which."""
+
+    source: str = Field("", description="Local folder, hub id or package that holds the weights.")
+    revision: str = Field("", description="Revision of a hub id; empty for a local folder or a package.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One set of published weights, under the name by which a user asks for it."""
+
+    name: str
+    source: str
+    revision: str = ""
+    licence: str
+    """SPDX identifier of the licence of the weights."""
+    commercial: bool
+    """Whether that licence permits commercial use."""
+    parameters: int
+    width: int
+    paper: str
+    """DOI or URL of the paper to cite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A named component. Each kind of component is one subclass.
+
+    Raises ``ValueError`` for a name that is not lower-case words joined by ``-``, ``_`` or ``.``, or without a summary.
+    """
+
+    kind: ClassVar[str] = "component"
+
+    name: str
+    summary: str
+    options: type[Options] = Options
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"'{self.name}' is no component name: use lower-case words joined by '-', '_' or '.'")
+        if not self.summary.strip():
+            raise ValueError(f"{self.kind} '{self.name}' has no summary")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderSpec(Spec):
+    """A file format. ``build(options, path)`` gives a ``Reader``: record batches of named columns."""
+
+    kind: ClassVar[str] = "reader"
+
+    suffixes: tuple[str, ...]
+    """File name endings, with the dot; ``.gz`` after them is core's business."""
+    build: Callable[[Any, Path], Reader]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterSpec(Spec):
+    """Where answers and embeddings go. ``build(options, path)`` gives a ``Writer``; core renames the file when it is whole."""
+
+    kind: ClassVar[str] = "writer"
+
+    suffixes: tuple[str, ...]
+    build: Callable[[Any, Path], Writer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec(Spec):
+    """How an input becomes tokens. Options derived from ``Sourced`` receive the backbone's source and revision."""
+
+    kind: ClassVar[str] = "tokenizer"
+
+    build: Callable[[Any], Tokenizer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec(Spec):
+    """A family of pretrained models.
+
+    ``build(options, weights)`` gives the model with its pretrained weights or, if ``weights`` is false, the same
+    architecture freshly initialised from torch's generator.
+    """
+
+    kind: ClassVar[str] = "backbone"
+
+    build: Callable[[Any, bool], Backbone]
+    tokenizer: str
+    """Name of the tokenizer that the weights were trained with."""
+    modality: str
+    """Such as ``protein``, ``dna`` or ``cell``."""
+    probes: tuple[Any, ...]
+    """Synthetic inputs whose outputs are kept with each adapter, to verify it on the next machine."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    accepts: Literal["sequence", "structure", "cell"] = "sequence"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec(Spec):
+    """A question. ``infer(options, labels)`` writes what only the labels know, such as class names, into the options."""
+
+    kind: ClassVar[str] = "head"
+
+    build: Callable[[Any, HeadContext], Head]
+    infer: Callable[[Any, Sequence[Any]], Any] = field(default=lambda options, labels: options)
+    baseline: Literal["classification", "multilabel", "regression", "none"] = "none"
+    """Which linear model on k-mers ``exapt compare`` sets beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategySpec(Spec):
+    """A way to transfer. ``training`` holds the training defaults that suit it; a recipe's own values win."""
+
+    kind: ClassVar[str] = "strategy"
+
+    build: Callable[[Any], Strategy]
+    training: Mapping[str, Any] = field(default_factory=dict)

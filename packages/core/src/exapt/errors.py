@@ -1,12 +1,12 @@
 """Everything that exapt raises on purpose.
 
-    ExaptError                    one sentence: what, which, what to do
-    ├── DataError                 a table, a sequence or a label that cannot be used
-    ├── RecipeError               a recipe that cannot be run as written
-    ├── ComponentError            a backbone, head, strategy, ... that is unknown or offered twice
-    ├── AdapterError              an adapter that does not fit what stands on this machine
-    ├── OutputError               a place that cannot be written to
-    └── PluginError               an installed plugin that does not keep the contract (exit code 1)
+ExaptError                    one sentence: what, which, what to do
+├── DataError                 a table, a sequence or a label that cannot be used
+├── RecipeError               a recipe that cannot be run as written
+├── ComponentError            a backbone, head, strategy, ... that is unknown or offered twice
+├── AdapterError              an adapter that does not fit what stands on this machine
+├── OutputError               a place that cannot be written to
+└── PluginError               an installed plugin that does not keep the contract (exit code 1)
 """
 
 from __future__ import annotations

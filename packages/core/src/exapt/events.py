@@ -22,5 +22,5 @@ class Run:
 class Event:
     """``facts`` are plain numbers and strings, named ``<split>.<metric>`` where they are metrics."""
 
-    name: Literal["start", "features", "step", "epoch", "end"]
+    name: Literal["note", "features", "start", "step", "epoch", "end"]
     facts: Mapping[str, Any] = field(default_factory=dict)

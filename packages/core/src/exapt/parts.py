@@ -56,7 +56,8 @@ class Encoding:
 @dataclass
 class Batch:
     """Padded encodings: ``arrays`` [batch, tokens, ...], ``present`` [batch, tokens] True wherever there is no padding
-    (special tokens included), ``spans`` [batch, tokens, 2] and ``lengths`` [batch] in units."""
+    (special tokens included), ``spans`` [batch, tokens, 2] and ``lengths`` [batch] in units.
+    """
 
     arrays: dict[str, Tensor]
     present: Tensor
@@ -91,6 +92,17 @@ class Features:
     spans: Tensor
     lengths: Tensor
     summary: Tensor | None = None
+
+    def to(self, device: torch.device) -> Features:
+        """Return the features on a device."""
+        summary = None if self.summary is None else self.summary.to(device)
+        places = (self.mask.to(device), self.spans.to(device), self.lengths.to(device))
+        return Features(self.hidden.to(device), *places, summary)
+
+    def float(self) -> Features:
+        """Return the features in fp32."""
+        summary = None if self.summary is None else self.summary.float()
+        return Features(self.hidden.float(), self.mask, self.spans, self.lengths, summary)
 
     def pool(self, pooling: str) -> Tensor:
         """Return one vector per input [batch, width]: ``mean``, ``max`` or ``cls``. An input without a token gives zeros.
@@ -250,7 +262,8 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Mapping[str, Any]) -> Tensor:
         """Answer: [batch, answers], or [batch, units, answers] where ``per_unit``. ``features`` maps inputs to ``Features``
-        (or ``Pooled``, if ``reads`` is a pooling)."""
+        (or ``Pooled``, if ``reads`` is a pooling).
+        """
 
     @abstractmethod
     def weigh(self, target: Tensor) -> Tensor:

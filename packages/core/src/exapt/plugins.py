@@ -1,6 +1,6 @@
 """Discovery: the one module that knows stevedore and pluggy.
 
-Three steps, kept apart: ``installed`` reads metadata and imports nothing; ``Plugins`` loads what it is given and keeps
+Three steps, kept apart: ``exapt.installed`` reads metadata and imports nothing; ``Plugins`` loads what it is given and keeps
 a fault beside each plugin instead of raising it; ``get`` raises, when a component is asked for that cannot be had.
 """
 
@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pluggy
 
 from exapt import hookspecs
 from exapt.errors import ComponentError, ExaptError, PluginError, did_you_mean, listed
+from exapt.installed import COMMANDS, GROUP, PluginInfo, chosen, installed
 from exapt.specs import (
     BackboneSpec,
     Checkpoint,
@@ -33,8 +32,6 @@ from exapt.specs import (
     WriterSpec,
 )
 
-GROUP = "exapt.plugins"
-COMMANDS = "exapt.commands"
 CORE = "exapt"
 
 S = TypeVar("S", bound=Spec)
@@ -53,22 +50,6 @@ _BUILTINS = ("heads", "readers", "runlog", "strategies", "writers")
 
 
 @dataclass(frozen=True)
-class PluginInfo:
-    """An installed plugin, as its metadata describe it."""
-
-    name: str
-    distribution: str
-    version: str
-    location: str
-    module: str
-
-    @property
-    def key(self) -> str:
-        """The name under which it is registered: unique, even where two distributions chose one short name."""
-        return f"{self.distribution}:{self.name}"
-
-
-@dataclass(frozen=True)
 class Offer(Generic[S]):
     """A component and the distribution that it comes from."""
 
@@ -84,34 +65,15 @@ class Loaded:
     specs: list[Spec] = field(default_factory=list)
     fault: str = ""
 
-
-def installed(group: str = GROUP) -> list[PluginInfo]:
-    """List the installed plugins by name, from metadata alone: none is imported."""
-    return sorted(_found(group), key=lambda info: (info.name, info.distribution))
-
-
-def _found(group: str) -> Iterator[PluginInfo]:
-    for entry in importlib.metadata.entry_points(group=group):
-        dist = entry.dist
-        if dist is None:
-            continue
-        yield PluginInfo(entry.name, dist.name, dist.version, str(dist.locate_file("")), entry.value)
-
-
-def chosen(infos: Iterable[PluginInfo]) -> list[PluginInfo]:
-    """Keep the plugins that ``EXAPT_PLUGINS`` and ``EXAPT_DISABLE_PLUGINS`` allow."""
-    only, never = _words("EXAPT_PLUGINS"), _words("EXAPT_DISABLE_PLUGINS")
-    return [
-        info
-        for info in infos
-        if (only is None or {info.name, info.distribution} & only) and not {info.name, info.distribution} & (never or set())
-    ]
-
-
-def _words(variable: str) -> set[str] | None:
-    if variable not in os.environ:
-        return None
-    return {word.strip() for word in os.environ[variable].split(",") if word.strip()}
+    @property
+    def provides(self) -> dict[str, list[str]]:
+        """Names of what it offers, by kind; a backbone's checkpoints count as a kind."""
+        found: dict[str, list[str]] = {}
+        for spec in self.specs:
+            found.setdefault(spec.kind, []).append(spec.name)
+            if isinstance(spec, BackboneSpec):
+                found.setdefault("checkpoint", []).extend(checkpoint.name for checkpoint in spec.checkpoints)
+        return {kind: names for kind, names in found.items() if names}
 
 
 class Plugins:
@@ -239,6 +201,16 @@ class Plugins:
         hint = f" Broken plugins, see 'exapt plugins --check': {listed(broken)}." if broken else ""
         return f"unknown {kind} '{name}'.{did_you_mean(name, known)} Installed: {listed(known)}.{hint}"
 
+    def conflicts(self) -> list[str]:
+        """Say, one line each, which component names are offered twice: refused when used, but no one else's concern."""
+        lines = []
+        for kind in KINDS.values():
+            offers = self.offers(kind)
+            for name, count in Counter(offer.spec.name for offer in offers).items():
+                if count > 1:
+                    lines.append(_ambiguous(kind.kind, name, [offer for offer in offers if offer.spec.name == name]))
+        return lines
+
     @property
     def broken(self) -> list[Loaded]:
         """The plugins that could not be used, each with its fault."""
@@ -262,6 +234,11 @@ def current() -> Plugins:
     if not _shared:
         _shared.append(Plugins(chosen(installed())))
     return _shared[0]
+
+
+def overridden() -> Plugins | None:
+    """Return the plugins that ``using`` put in place, if it did."""
+    return _override.get()
 
 
 @contextmanager
@@ -325,10 +302,3 @@ def _ambiguous(kind: str, name: str, found: Sequence[Offer[Any]]) -> str:
     sources = [offer.info.distribution for offer in found]
     choices = " or ".join(f"'{source}:{name}'" for source in sources)
     return f"{kind} '{name}' is offered by {' and '.join(sources)}; write {choices}"
-
-
-def cache_folder() -> Path:
-    """The folder of everything that can be made again: ``EXAPT_CACHE``, or ``exapt`` under the user's cache folder."""
-    if os.environ.get("EXAPT_CACHE"):
-        return Path(os.environ["EXAPT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exapt"

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from exapt.errors import RecipeError, did_you_mean, listed
 from exapt.specs import Options
 
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -23,10 +22,13 @@ class DataOptions(Options):
     path: str = Field(description="Table to learn from: CSV, TSV, Parquet, JSONL, FASTA or what a plugin reads.")
     format: str = Field("", description="Reader to use; empty to choose by the file's suffix.")
     inputs: dict[str, str] = Field(
-        {"sequence": "sequence"}, description="Name of each input and the column that holds it; a lone column name does."
+        {"sequence": "sequence"},
+        description="Name of each input and the column that holds it; a lone column name does.",
     )
     id: str = Field("", description="Column of ids; empty for a column 'id' if there is one, else row numbers.")
-    labels: str = Field("", description="Second table with the labels, joined by id; empty if they stand beside the inputs.")
+    labels: str = Field(
+        "", description="Second table with the labels, joined by id; empty if they stand beside the inputs."
+    )
     missing_labels: Literal["error", "drop"] = Field(
         "error", description="What to do with rows without a label: refuse the table, or drop and count them."
     )
@@ -36,7 +38,9 @@ class SplitOptions(Options):
     """What is learned from, what is selected on, and what is touched once at the end."""
 
     column: str = Field("", description="Column that names each row's part: train, valid (val, dev) or test.")
-    group: str = Field("", description="Column whose groups must not be torn apart; used where there is no split column.")
+    group: str = Field(
+        "", description="Column whose groups must not be torn apart; used where there is no split column."
+    )
     fractions: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="Shares of train, valid and test.")
     stratify: bool = Field(True, description="Keep the share of each class the same in all parts.")
     seed: int = Field(0, ge=0, description="Seed of the split; apart from the run's seed, so that runs can be paired.")
@@ -65,12 +69,22 @@ class TrainingOptions(Options):
     head_learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the heads.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay; not applied to biases and norms.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps over which the rate rises.")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after the rise.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="How the rate falls after the rise."
+    )
     clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 for no clipping.")
-    patience: int = Field(0, ge=0, description="Stop after this many epochs without a better metric; 0 never stops early.")
-    metric: str = Field("", description="Metric of the valid part that chooses the best epoch; empty for the head's own.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 where the device is fast in it.")
-    checkpoint_steps: int = Field(0, ge=0, description="Checkpoint every so many steps, besides each epoch's end; 0 never.")
+    patience: int = Field(
+        0, ge=0, description="Stop after this many epochs without a better metric; 0 never stops early."
+    )
+    metric: str = Field(
+        "", description="Metric of the valid part that chooses the best epoch; empty for the head's own."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto is bf16 where the device is fast in it."
+    )
+    checkpoint_steps: int = Field(
+        0, ge=0, description="Checkpoint every so many steps, besides each epoch's end; 0 never."
+    )
 
 
 class Component(BaseModel):
@@ -103,7 +117,9 @@ class Recipe(Options):
     data: DataOptions = Field(description="Table and columns.")
     split: SplitOptions = Field(SplitOptions(), description="Train, valid and test.")
     backbone: Component = Field(description="Pretrained model: a checkpoint, or FAMILY:PATH_OR_REPO.")
-    layer: int = Field(-1, description="Layer whose features the heads read: 0 embeddings, n after block n, -1 the last.")
+    layer: int = Field(
+        -1, description="Layer whose features the heads read: 0 embeddings, n after block n, -1 the last."
+    )
     tokenizer: Component | None = Field(None, description="Tokenizer; the backbone's own if it is not named.")
     heads: dict[str, HeadChoice] = Field(min_length=1, description="The questions, by name.")
     strategies: tuple[Component, ...] = Field(min_length=1, description="How to transfer.")
@@ -153,10 +169,11 @@ def read_recipe(given: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     if isinstance(given, Mapping):
         return validated(Recipe, given, "recipe")
     path = Path(given)
-    return validated(Recipe, _parsed(path), f"recipe '{path.name}'")
+    return validated(Recipe, parsed(path), f"recipe '{path.name}'")
 
 
-def _parsed(path: Path) -> Any:
+def parsed(path: Path) -> Any:
+    """Return what a TOML or JSON file holds. Raises ``RecipeError`` if it is missing or malformed."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -166,7 +183,9 @@ def _parsed(path: Path) -> Any:
     try:
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
-        raise RecipeError(f"recipe '{path}' is not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}") from None
+        raise RecipeError(
+            f"recipe '{path}' is not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}"
+        ) from None
 
 
 def validated(model: type[M], given: Any, what: str) -> M:

@@ -137,9 +137,14 @@ class HeadSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class StrategySpec(Spec):
-    """A way to transfer. ``training`` holds the training defaults that suit it; a recipe's own values win."""
+    """A way to transfer. ``training`` holds the training defaults that suit it; a recipe's own values win.
+
+    ``adopt(options, folder)`` is for strategies that keep PEFT's layout: it fits the options to a PEFT folder that a run
+    starts from, and raises ``RecipeError`` if they disagree.
+    """
 
     kind: ClassVar[str] = "strategy"
 
     build: Callable[[Any], Strategy]
     training: Mapping[str, Any] = field(default_factory=dict)
+    adopt: Callable[[Any, Path], Any] | None = None

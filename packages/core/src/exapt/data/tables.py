@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pyarrow as pa
+
+from exapt.data import label_columns
+from exapt.data.columns import DIGEST, column_values, content_digest, find_id_column, id_values, row_named
+from exapt.data.files import open_table
+from exapt.errors import DataError
+
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import numpy as np
+    import numpy.typing as npt
+
+    from exapt.recipe import DataOptions
+
+Labels = Mapping[str, str | tuple[str, ...]]
+"""Each head's column of labels, or columns where it has several targets."""
 
 
 class Reader(Protocol):
@@ -45,3 +59,154 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Examples:
+        """Return some of the examples, in the order of ``rows``."""
+        return Examples(
+            ids=[self.ids[row] for row in rows],
+            inputs={name: [values[row] for row in rows] for name, values in self.inputs.items()},
+            labels={name: [values[row] for row in rows] for name, values in self.labels.items()},
+            table=self.table.take(rows),
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the rows of a table: nothing is left out that is not counted here."""
+
+    name: str
+    rows: int
+    """Rows of the table."""
+    dropped: tuple[str, ...] = ()
+    """Ids of the rows that were left out, having no label."""
+    repeated: int = 0
+    """Rows whose id and inputs had come before; they are kept."""
+    labels_name: str = ""
+    unused: tuple[str, ...] = ()
+    """Ids in the table of labels that no input has."""
+
+    @property
+    def kept(self) -> int:
+        """Rows that became examples."""
+        return self.rows - len(self.dropped)
+
+    def lines(self) -> list[str]:
+        """Say it, one sentence a line."""
+        said = [f"{self.name}: {_rows(self.rows)}"]
+        if self.dropped:
+            said.append(
+                f"{self.name}: {_rows(len(self.dropped))} dropped for want of a label, first id '{self.dropped[0]}'"
+            )
+        if self.repeated:
+            said.append(f"{self.name}: {_rows(self.repeated)} with the id and inputs of an earlier row, kept")
+        if self.unused:
+            said.append(f"{self.labels_name}: {_rows(len(self.unused))} without an input, first id '{self.unused[0]}'")
+        return said
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"
+
+
+def read_examples(options: DataOptions, labels: Labels, *, keep_labels: bool = True) -> tuple[Examples, Report]:
+    """Read a whole table with the labels, which may stand in a second table, or without them if they are not wanted.
+
+    Raises ``DataError`` for a column that is not there, an empty input, an id with two contents and a missing label;
+    rows without a label are dropped instead, and counted, where the options say so.
+    """
+    source = _Source(Path(options.path), options)
+    read = source.examples(_whole(options.path, options.format))
+    if not keep_labels:
+        return read, Report(source.name, len(read), repeated=source.repeated)
+    table, unused = _with_second(read, options, labels)
+    examples = replace(
+        read, table=table, labels=label_columns.values(table, labels, Path(options.labels or options.path).name)
+    )
+    missing = label_columns.missing_rows(examples, options, labels)
+    report = Report(
+        name=source.name,
+        rows=len(read),
+        dropped=tuple(read.ids[row] for row in missing),
+        repeated=source.repeated,
+        labels_name=Path(options.labels).name,
+        unused=unused,
+    )
+    return (_without(examples, missing) if missing else examples), report
+
+
+def _whole(path: str, format: str = "") -> pa.Table:  # noqa: A002
+    batches = list(open_table(path, format))
+    if not sum(batch.num_rows for batch in batches):
+        raise DataError(f"{Path(path).name} has no rows.")
+    return pa.Table.from_batches(batches)
+
+
+def _with_second(read: Examples, options: DataOptions, labels: Labels) -> tuple[pa.Table, tuple[str, ...]]:
+    if not options.labels:
+        return read.table, ()
+    return label_columns.joined(read, _whole(options.labels), options, labels)
+
+
+def _without(examples: Examples, rows: Sequence[int]) -> Examples:
+    gone = set(rows)
+    return examples.take([row for row in range(len(examples)) if row not in gone])
+
+
+def stream_examples(path: str | Path, options: DataOptions, chunk: int = 4096) -> Iterator[Examples]:
+    """Read a table without labels in pieces of at most ``chunk`` rows, in constant memory but for a digest of each id.
+
+    Raises ``DataError`` like ``read_examples``, for a fault of the inputs when it is met.
+    """
+    source = _Source(Path(path), options)
+    reader = open_table(path, options.format)
+    return (
+        source.examples(pa.Table.from_batches([batch.slice(begin, chunk)]))
+        for batch in reader
+        for begin in range(0, batch.num_rows, chunk)
+    )
+
+
+class _Source:
+    """A table under way: makes examples of its pieces, and remembers what each id stood for."""
+
+    def __init__(self, path: Path, options: DataOptions) -> None:
+        self.name = path.name
+        self.repeated = 0
+        self._options = options
+        self._rows = 0
+        self._first: dict[bytes, int] = {}
+        self._contents = bytearray()
+
+    def examples(self, piece: pa.Table) -> Examples:
+        inputs = {name: column_values(piece, column, self.name) for name, column in self._options.inputs.items()}
+        id_column = find_id_column(piece, self._options.id, self.name)
+        ids = self._ids(piece, id_column)
+        for name, values in inputs.items():
+            self._check_present(self._options.inputs[name], values, ids)
+        if id_column:
+            self._check_same(ids, inputs)
+        self._rows += len(ids)
+        return Examples(ids, inputs, {}, piece)
+
+    def _ids(self, piece: pa.Table, column: str) -> list[str]:
+        if not column:
+            return [str(self._rows + row) for row in range(1, piece.num_rows + 1)]
+        return id_values(piece, column, self.name, self._rows)
+
+    def _check_present(self, column: str, values: Sequence[Any], ids: Sequence[str]) -> None:
+        for row, value in enumerate(values):
+            if value in (None, "", []):
+                raise DataError(f"{self.name} {row_named(self._rows + row + 1, ids[row])} has no '{column}'.")
+
+    def _check_same(self, ids: Sequence[str], inputs: Mapping[str, Sequence[Any]]) -> None:
+        for row, (name, *content) in enumerate(zip(ids, *inputs.values(), strict=True), self._rows):
+            digest = content_digest(content)
+            self._contents += digest
+            first = self._first.setdefault(content_digest(name), row)
+            if first == row:
+                continue
+            if self._contents[DIGEST * first : DIGEST * (first + 1)] != digest:
+                raise DataError(
+                    f"{self.name}: id '{name}' has two different inputs, in rows {first + 1} and {row + 1}."
+                )
+            self.repeated += 1

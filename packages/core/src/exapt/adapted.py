@@ -1,0 +1,149 @@
+"""A trained or loaded model, ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exapt import adapter
+from exapt.building import encode, refuse_mistaken, refuse_too_long
+from exapt.data.tables import Examples
+from exapt.device import token_budget
+from exapt.errors import DataError
+from exapt.model import Model
+from exapt.parts import Array, Tokenizer
+from exapt.resolve import Resolved
+from exapt.rows import Inputs, Rows
+from exapt.trainer import predict, score
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass
+class Adapted:
+    """A backbone with what was learned on it. ``manifest`` is what ``exapt.json`` holds."""
+
+    model: Model
+    tokenizer: Tokenizer
+    resolved: Resolved
+    manifest: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Metrics of the valid and the test part."""
+        metrics: dict[str, dict[str, float]] = self.manifest["metrics"]
+        return metrics
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter. Raises ``OutputError`` if the folder exists or cannot be written; then nothing is left."""
+        adapter.write(Path(folder), self.model, self.manifest)
+
+    def predict(
+        self, inputs: Sequence[Any] | Mapping[str, Sequence[Any]], ids: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Answer for some inputs (a list, or one list per named input); one row each, in their order.
+
+        Raises ``DataError`` for an input that the backbone cannot read.
+        """
+        import pyarrow as pa
+
+        named = dict(inputs) if isinstance(inputs, Mapping) else {self._only_input(): list(inputs)}
+        count = len(next(iter(named.values())))
+        ids = list(ids) if ids is not None else [str(number + 1) for number in range(count)]
+        return pa.table(self.answer(Examples(ids, named, {}, pa.table({}))))
+
+    def answer(self, examples: Examples) -> dict[str, list[Any]]:
+        """Return the columns of the answer: ``id``, then what each head says."""
+        return {"id": list(examples.ids), **self.decode(self.outputs(self.rows(examples)))}
+
+    def stream(self, chunks: Iterator[Examples]) -> Iterator[dict[str, list[Any]]]:
+        """Answer chunk by chunk, in the order of the input."""
+        for number, examples in enumerate(chunks):
+            if number == 0:
+                # The kind of the data shows on many records together, so the first chunk stands for all.
+                for values in examples.inputs.values():
+                    refuse_mistaken(self.tokenizer, values, self.name)
+            yield self.answer(examples)
+
+    @property
+    def name(self) -> str:
+        """The backbone's name, as the user gave it."""
+        return self.resolved.recipe.backbone.name
+
+    def rows(self, examples: Examples) -> Rows:
+        """Encode examples, with their labels where they have any."""
+        heads = {name: self.model.head(name) for name in self.model.heads}
+        inputs = {}
+        for name in self.resolved.recipe.data.inputs:
+            if name not in examples.inputs:
+                raise DataError(
+                    f"the input '{name}' is missing; this adapter reads {', '.join(self.resolved.recipe.data.inputs)}"
+                )
+            encodings = encode(self.tokenizer, examples.inputs[name], examples.ids, self.name)
+            refuse_too_long(encodings, examples.ids, self.model.backbone.max_tokens, self.name)
+            inputs[name] = Inputs(encodings, {}, np.arange(len(encodings)))
+        rows = Rows(inputs, {}, heads)
+        return Rows(inputs, encode_labels(rows, examples, self.resolved), heads)
+
+    def outputs(self, rows: Rows) -> list[dict[str, Array]]:
+        """Return each row's outputs by head."""
+        budget = token_budget(next(self.model.parameters()).device)
+        answers = predict(self.model, rows, np.arange(len(rows)), budget)
+        return [answers[row] for row in range(len(rows))]
+
+    def decode(self, outputs: Sequence[Mapping[str, Array]]) -> dict[str, list[Any]]:
+        """Put outputs into words; each column is prefixed by its head's name where there are several heads."""
+        columns: dict[str, list[Any]] = {}
+        for name in self.model.heads:
+            prefix = f"{name}." if len(self.model.heads) > 1 else ""
+            said = self.model.head(name).decode([output[name] for output in outputs])
+            columns |= {f"{prefix}{column}": values for column, values in said.items()}
+        return columns
+
+    def evaluate(self, examples: Examples, by: str = "") -> dict[str, dict[str, float]]:
+        """Return metrics of labelled examples: under ``all`` and, if ``by`` names a column, under each of its values.
+
+        Raises ``DataError`` if there is no such column.
+        """
+        rows = self.rows(examples)
+        outputs = self.outputs(rows)
+        report = {"all": {"rows": float(len(rows)), **score(self.model, rows, outputs)}}
+        for value, chosen in _groups(examples, by).items():
+            part = rows.subset(chosen)
+            answers = [outputs[row] for row in chosen]
+            report[value] = {"rows": float(len(chosen)), **score(self.model, part, answers)}
+        return report
+
+    def _only_input(self) -> str:
+        names = list(self.resolved.recipe.data.inputs)
+        if len(names) > 1:
+            raise DataError(f"this adapter reads several inputs, {', '.join(names)}: give one list for each by name")
+        return names[0]
+
+
+def _groups(examples: Examples, by: str) -> dict[str, Array]:
+    if not by:
+        return {}
+    if by not in examples.table.column_names:
+        raise DataError(f"there is no column '{by}'. The columns are: {', '.join(examples.table.column_names)}.")
+    values = np.array([str(value) for value in examples.table[by].to_pylist()])
+    return {f"{by}={value}": np.flatnonzero(values == value) for value in np.unique(values)}
+
+
+def encode_labels(rows: Rows, examples: Examples, resolved: Resolved) -> dict[str, list[Array]]:
+    """Return each head's targets. Raises ``DataError``, with the row's id and the label's column, for one it cannot take."""
+    targets: dict[str, list[Array]] = {}
+    for name, labels in examples.labels.items():
+        head, lengths = rows.heads[name], rows.lengths(name)
+        targets[name] = []
+        for label, length, who in zip(labels, lengths, examples.ids, strict=True):
+            try:
+                targets[name].append(head.encode(label, length))
+            except DataError as error:
+                raise DataError(f"'{who}', label '{resolved.heads[name].label}': {error}") from None
+    return targets

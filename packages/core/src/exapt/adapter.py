@@ -1,0 +1,288 @@
+"""The adapter on disk: what learning changed, who it belongs to, and how to tell on the next machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from exapt import peft_folder
+from exapt.building import build_backbone, build_model, build_strategies, build_tokenizer
+from exapt.data.batching import collate
+from exapt.errors import AdapterError, OutputError, listed
+from exapt.fingerprint import architecture, fingerprint, fingerprint_tokenizer, tensor_sha256
+from exapt.installed import cache_folder
+from exapt.manifest import MANIFEST, card, dumped
+from exapt.model import MicroBatch, Model, backbone_state
+from exapt.parts import Array, Encoding, Tokenizer
+from exapt.plugins import Plugins
+from exapt.resolve import Resolved
+
+HEADS = "heads.safetensors"
+BACKBONE = "backbone.safetensors"
+CARD = "README.md"
+_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
+
+
+def learned_files(model: Model) -> dict[str, dict[str, Tensor]]:
+    """Return what learning changed, by file: heads; PEFT's tensors under PEFT's names; everything else of the backbone."""
+    files = {HEADS: dict(model.heads.state_dict())}
+    peft_names: set[str] = set()
+    if peft_folder.has_peft(model.backbone.module):
+        files[peft_folder.WEIGHTS] = peft_folder.state_of(model.backbone.module)
+        peft_names = _peft_names(model)
+    rest = sorted(model.changed - peft_names)
+    if rest:
+        state = backbone_state(model.backbone)
+        files[BACKBONE] = {canonical(name): state[name] for name in rest}
+    return {
+        file: {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        for file, tensors in files.items()
+    }
+
+
+def canonical(name: str) -> str:
+    """Return a parameter's name as it is where PEFT has not wrapped its layer."""
+    return name.replace(".base_layer.", ".")
+
+
+def _peft_names(model: Model) -> set[str]:
+    ours = {tensor.data_ptr() for tensor in peft_folder.state_of(model.backbone.module).values()}
+    return {name for name, tensor in backbone_state(model.backbone).items() if tensor.data_ptr() in ours}
+
+
+def describe_tensors(files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+    """Return shape, type and sha256 of every tensor, by file."""
+    return {
+        file: {
+            name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "sha256": tensor_sha256(tensor)}
+            for name, tensor in tensors.items()
+        }
+        for file, tensors in files.items()
+    }
+
+
+def check_free(folder: Path) -> None:
+    """Raise ``OutputError`` if an adapter cannot be written to ``folder``: asked before training, not after it."""
+    if folder.exists():
+        raise OutputError(f"'{folder}' exists already; choose another folder, or remove it")
+    parent = folder.absolute().parent
+    if not parent.is_dir():
+        raise OutputError(f"there is no folder '{parent}' to write '{folder.name}' in")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"no permission to write in '{parent}'")
+
+
+def write(folder: Path, model: Model, manifest: Mapping[str, Any]) -> None:
+    """Write an adapter: to a temporary folder beside it, then renamed, so that a reader never sees half of one."""
+    check_free(folder)
+    try:
+        under_way = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
+    except OSError as error:
+        raise OutputError(f"'{folder}' cannot be written: {error.strerror}") from None
+    try:
+        _fill(under_way, model, manifest)
+        under_way.rename(folder)
+    except OSError as error:
+        raise OutputError(f"'{folder}' cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(under_way, ignore_errors=True)
+
+
+def _fill(folder: Path, model: Model, manifest: Mapping[str, Any]) -> None:
+    for file, tensors in learned_files(model).items():
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    if peft_folder.has_peft(model.backbone.module):
+        backbone = manifest["backbone"]
+        config = peft_folder.config_of(model.backbone.module, backbone["source"], backbone["revision"])
+        (folder / peft_folder.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(dumped(manifest), encoding="utf-8")
+    (folder / CARD).write_text(card(manifest), encoding="utf-8")
+    # safetensors writes with mode 0600, and mkdtemp 0700: a colleague under the same umask could not read it.
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~umask)
+
+
+def read_tensors(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of an adapter by file.
+
+    Raises ``AdapterError`` unless names, shapes, types, finiteness and sha256 are what the manifest says.
+    """
+    files = {}
+    for file, described in manifest["tensors"].items():
+        try:
+            tensors = load_file(folder / file)
+        except (OSError, SafetensorError) as error:
+            raise AdapterError(f"'{folder / file}' cannot be read: {error}") from None
+        _check_tensors(f"'{folder.name}/{file}'", tensors, described)
+        files[file] = tensors
+    return files
+
+
+def _check_tensors(what: str, tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> None:
+    missing, extra = sorted(described.keys() - tensors.keys()), sorted(tensors.keys() - described.keys())
+    if missing:
+        raise AdapterError(f"{what} lacks the tensor '{missing[0]}' that {MANIFEST} lists")
+    if extra:
+        raise AdapterError(f"{what} holds the tensor '{extra[0]}', which {MANIFEST} does not list")
+    for name, tensor in tensors.items():
+        said = described[name]
+        found = {"shape": list(tensor.shape), "dtype": str(tensor.dtype)}
+        for fact, value in found.items():
+            if value != said[fact]:
+                raise AdapterError(f"{what}: '{name}' has {fact} {value}, but {MANIFEST} says {said[fact]}")
+        if not torch.isfinite(tensor).all():
+            raise AdapterError(f"{what}: '{name}' holds values that are not finite")
+        if tensor_sha256(tensor) != said["sha256"]:
+            raise AdapterError(
+                f"{what}: '{name}' has sha256 {tensor_sha256(tensor)[:12]}, but {MANIFEST} says {said['sha256'][:12]}"
+            )
+
+
+def plugins_for(manifest: Mapping[str, Any], name: str, present: Plugins | None) -> Plugins:
+    """Return the plugins that an adapter names, loaded alone. Raises ``AdapterError`` if one is not installed."""
+    wanted = manifest["plugins"]
+    plugins = present or Plugins.named(wanted)
+    there = {plugin.info.distribution for plugin in plugins.loaded}
+    for distribution in sorted(wanted.keys() - there):
+        raise AdapterError(
+            f"'{name}' needs the plugin {distribution} {wanted[distribution]}, which is not installed (or disabled): "
+            f"pip install {distribution}"
+        )
+    return plugins
+
+
+def rebuild(
+    folder: Path, manifest: Mapping[str, Any], resolved: Resolved, device: torch.device
+) -> tuple[Model, Tokenizer]:
+    """Build the adapted model again, checking at each step that it is the one that was saved."""
+    tensors = read_tensors(folder, manifest)
+    tokenizer = build_tokenizer(resolved.tokenizer)
+    probes = resolved.backbone.offer.spec.probes
+    found = fingerprint_tokenizer(tokenizer, resolved.tokenizer.options.model_dump(mode="json"), probes)
+    _same("tokenizer", folder, manifest["tokenizer"]["fingerprint"], found, resolved)
+    strategies = build_strategies(resolved)
+    pretrained = all(strategy.pretrained for strategy in strategies)
+    backbone = build_backbone(resolved.backbone, pretrained)
+    # Of fresh weights nothing is left to compare but their shapes.
+    said, found = manifest["backbone"]["architecture"], architecture(backbone)
+    if pretrained:
+        said, found = manifest["backbone"]["fingerprint"], fingerprint(backbone)
+    _same("backbone", folder, said, found, resolved)
+    model, _ = build_model(resolved, backbone, strategies, device, seed=0)
+    put_learned(model, tensors, folder.name)
+    model.eval()
+    _check_probe(folder, manifest, model, tokenizer, probes)
+    return model, tokenizer
+
+
+def _same(what: str, folder: Path, said: str, found: str, resolved: Resolved) -> None:
+    if said != found:
+        raise AdapterError(
+            f"'{folder.name}' was learned on a {what} with fingerprint {said[:12]}, but the {what} of "
+            f"'{resolved.recipe.backbone.name}' here has {found[:12]}"
+        )
+
+
+def put_learned(model: Model, files: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
+    """Put an adapter's tensors into a model. Raises ``AdapterError`` if they are not exactly those that it can take."""
+    _fits(f"'{name}/{HEADS}'", files[HEADS], model.heads.state_dict())
+    model.heads.load_state_dict(dict(files[HEADS]))
+    put_backbone(model, files.get(BACKBONE, {}), name)
+    if peft_folder.WEIGHTS in files:
+        peft_folder.load_state(model.backbone.module, files[peft_folder.WEIGHTS], f"'{name}'")
+
+
+def put_backbone(model: Model, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Overwrite parameters and buffers of the backbone, and remember that they changed."""
+    names = {canonical(full): full for full in backbone_state(model.backbone)}
+    state = backbone_state(model.backbone)
+    _fits(f"'{name}/{BACKBONE}'", tensors, {short: state[names[short]] for short in tensors if short in names})
+    with torch.no_grad():
+        for short, tensor in tensors.items():
+            state[names[short]].copy_(tensor)
+            model.changed.add(names[short])
+
+
+def _fits(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if missing or extra:
+        raise AdapterError(f"{what} does not fit the model: missing {listed(missing)}; left over {listed(extra)}")
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            raise AdapterError(
+                f"{what} does not fit the model: '{name}' is {list(tensor.shape)}, not {list(wanted[name].shape)}"
+            )
+
+
+def probe(model: Model, tokenizer: Tokenizer, probes: Sequence[Any]) -> dict[str, list[Any]]:
+    """Return each head's outputs, in fp32, on the plugin's synthetic inputs: what the next machine must reproduce."""
+    precision, model.precision = model.precision, "fp32"
+    model.eval()
+    outputs: dict[str, list[Any]] = {name: [] for name in model.heads}
+    for value in probes:
+        encoding = tokenizer.encode(value)
+        for name, output in _answer(model, encoding).items():
+            outputs[name].append([float(f"{number:.8g}") for number in output.ravel()])
+    model.precision = precision
+    return outputs
+
+
+def _answer(model: Model, encoding: Encoding) -> dict[str, Array]:
+    device = next(model.parameters()).device
+    inputs: set[str] = set().union(*(getattr(model.head(name), "inputs", ("sequence",)) for name in model.heads))
+    batch = collate([encoding]).to(device)
+    with torch.inference_mode():
+        answers = model.answer(MicroBatch(dict.fromkeys(inputs, batch), {}, 1))
+    return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
+
+
+def _check_probe(
+    folder: Path, manifest: Mapping[str, Any], model: Model, tokenizer: Tokenizer, probes: Sequence[Any]
+) -> None:
+    said, found = manifest["probe"]["outputs"], probe(model, tokenizer, probes)
+    tolerance = manifest["probe"]["tolerance"]["fp32"]
+    for head, rows in said.items():
+        for number, (there, here) in enumerate(zip(rows, found[head], strict=True)):
+            a, b = np.array(there), np.array(here)
+            if a.shape != b.shape or not np.allclose(a, b, rtol=tolerance, atol=tolerance):
+                gap = f"by {np.abs(a - b).max():.2g}" if a.shape == b.shape else "in shape"
+                raise AdapterError(
+                    f"'{folder.name}' answers otherwise here than where it was saved: head '{head}' on probe "
+                    f"{number + 1} differs {gap} (tolerance {tolerance:g}); compare its versions with 'exapt doctor'"
+                )
+
+
+def probe_record(model: Model, tokenizer: Tokenizer, probes: Sequence[Any]) -> dict[str, Any]:
+    """Return the golden probe as it stands in the manifest."""
+    return {"outputs": probe(model, tokenizer, probes), "tolerance": dict(_TOLERANCE)}
+
+
+def remember_source(word: str, source: str) -> None:
+    """Note, on this machine only, in which folder the weights of a fingerprint stand."""
+    path = cache_folder() / "backbones" / f"{word}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"source": str(Path(source).resolve())}), encoding="utf-8")
+
+
+def remembered_source(word: str) -> str:
+    """Return the folder where weights of a fingerprint were last seen on this machine, or nothing."""
+    path = cache_folder() / "backbones" / f"{word}.json"
+    try:
+        source = str(json.loads(path.read_text(encoding="utf-8"))["source"])
+    except (OSError, ValueError, KeyError):
+        return ""
+    return source if Path(source).exists() else ""

@@ -1,0 +1,119 @@
+"""What a script calls; the commands call nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exapt import adapter
+from exapt import device as devices
+from exapt.adapted import Adapted
+from exapt.comparison import Comparison
+from exapt.comparison import compare as _compare
+from exapt.embedding import Embedder, embed_file
+from exapt.errors import AdapterError
+from exapt.events import Listener
+from exapt.manifest import read_manifest
+from exapt.plugins import Plugins, overridden, using
+from exapt.recipe import Recipe, read_recipe
+from exapt.resolve import Resolved, resolve
+from exapt.training import run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Adapted", "Comparison", "compare", "embed", "load", "train"]
+
+
+def train(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    device: str = "",
+    listeners: Sequence[Listener] = (),
+) -> Adapted:
+    """Train as a recipe says (a model, a mapping, or a TOML or JSON file) and return the adapted model.
+
+    With ``out`` the adapter is written there, and the run's log and checkpoints to ``OUT.run``; ``resume`` continues
+    an interrupted run from its newest checkpoint, to the very same adapter.
+    """
+    return run(read_recipe(recipe), Path(out) if out else None, resume=resume, device=device, listeners=listeners)
+
+
+def load(folder: str | Path, *, backbone: str = "", device: str = "") -> Adapted:
+    """Load an adapter, and with it only the plugins that it names.
+
+    ``backbone`` (``FAMILY:FOLDER``) says where the weights stand, if this machine has not seen them yet. Raises
+    ``AdapterError`` unless tensors, backbone, tokenizer and answers are those that were saved.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    plugins = adapter.plugins_for(manifest, folder.name, overridden())
+    with using(plugins):
+        resolved = _resolved(folder, manifest, backbone, plugins)
+        model, tokenizer = adapter.rebuild(folder, manifest, resolved, devices.choose(device))
+    return Adapted(model, tokenizer, resolved, manifest)
+
+
+def _resolved(folder: Path, manifest: Mapping[str, Any], backbone: str, plugins: Plugins) -> Resolved:
+    recipe = read_recipe(manifest["recipe"])
+    source = _source(folder, manifest, backbone, plugins)
+    return resolve(recipe, plugins, source)
+
+
+def _source(folder: Path, manifest: Mapping[str, Any], backbone: str, plugins: Plugins) -> str:
+    facts = manifest["backbone"]
+    if backbone:
+        offer, _, source = plugins.checkpoint(backbone)
+        if offer.spec.name != facts["family"]:
+            raise AdapterError(
+                f"'{folder.name}' was learned on {facts['name']}, not on a model of the family '{offer.spec.name}'"
+            )
+        return source
+    if not facts["local"]:
+        return ""
+    source = adapter.remembered_source(facts["fingerprint"] or facts["architecture"])
+    if not source:
+        raise AdapterError(
+            f"'{folder.name}' was learned on the local weights '{facts['name']}', which this machine has not seen: "
+            f"say where they are with --backbone {facts['family']}:FOLDER"
+        )
+    return source
+
+
+def embed(
+    inputs: Sequence[Any] | str | Path,
+    backbone: str,
+    *,
+    pooling: str = "mean",
+    layer: int = -1,
+    out: str | Path | None = None,
+    device: str = "",
+    **options: Any,
+) -> np.ndarray[Any, Any] | list[np.ndarray[Any, Any]] | None:
+    """Return the features of some inputs under a backbone as it was published.
+
+    ``pooling`` is ``mean``, ``max`` or ``cls`` for one vector per input [inputs, width], or ``none`` for one array
+    [units, width] per input. Given the path of a table and ``out``, everything streams from file to file and None is returned;
+    ``options`` are those of ``exapt.embedding.embed_file``.
+    """
+    embedder = Embedder.of(backbone, pooling, layer, device)
+    if out is not None:
+        embed_file(embedder, Path(str(inputs)), Path(out), **options)
+        return None
+    if isinstance(inputs, (str, Path)):
+        raise TypeError("embed takes a list of inputs, or the path of a table together with out")
+    return embedder.arrays(inputs)
+
+
+def compare(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    device: str = "",
+    listeners: Sequence[Listener] = (),
+) -> Comparison:
+    """Train a recipe, ``scratch`` and a linear model on k-mers over paired seeds, and say whether transfer helped."""
+    return _compare(read_recipe(recipe), seeds, device, listeners)

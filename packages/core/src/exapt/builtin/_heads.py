@@ -1,0 +1,250 @@
+"""The modules of the built-in heads: three kinds of answer on one kind of trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from exapt import metrics
+from exapt.builtin._trunk import Pool, Trunk, Units
+from exapt.builtin.heads import (
+    ClassificationOptions,
+    MultilabelOptions,
+    PositionClassificationOptions,
+    PositionRegressionOptions,
+    RegressionOptions,
+    unit_classes,
+)
+from exapt.data.labels import class_name, class_set, is_set, number, numbers, unit_values, unknown_class
+from exapt.errors import DataError, RecipeError
+from exapt.parts import Array, Head
+
+
+class Classification(Head):
+    """One of several classes, per example or per unit: a logit for each, and cross-entropy."""
+
+    metric = "macro_f1"
+    weights: Tensor
+
+    def __init__(self, options: ClassificationOptions | PositionClassificationOptions, reader: Pool | Units) -> None:
+        super().__init__()
+        self.classes = _known(options.classes)
+        self.ignore = options.ignore if isinstance(options, PositionClassificationOptions) else ()
+        self.reads, self.per_unit = reader.reads, reader.per_unit
+        self.trunk = Trunk(options, reader, len(self.classes))
+        weights = options.class_weights if isinstance(options.class_weights, tuple) else [1.0] * len(self.classes)
+        # The options hold the weights already: they are not part of what learning changed.
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+
+    def adjust(self, features: Mapping[str, Any]) -> None:
+        """Fit the scaling of the features."""
+        self.trunk.adjust(features)
+
+    def encode(self, label: Any, length: int) -> Array:
+        """Return the index of the class [], or of each unit's class [units]; raises ``DataError``."""
+        if not self.per_unit:
+            return np.asarray(self._index(class_name(label)), dtype=np.int64)
+        names = unit_classes(label, self.ignore)
+        _check_length(len(names), length)
+        return np.asarray([int(self.pad) if name is None else self._index(name) for name in names], dtype=np.int64)
+
+    def _index(self, name: str) -> int:
+        if name not in self.classes:
+            raise DataError(unknown_class(name, self.classes))
+        return self.classes.index(name)
+
+    def forward(self, features: Mapping[str, Any]) -> Tensor:
+        """Return logits [batch, classes] or [batch, units, classes]."""
+        logits: Tensor = self.trunk(features)
+        return logits
+
+    def weigh(self, target: Tensor) -> Tensor:
+        """Return the summed class weights of the targets that count."""
+        real = target != self.pad
+        return torch.where(real, self.weights[torch.where(real, target, 0).long()], 0).sum()
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the summed cross-entropy, weighted by class."""
+        logits = output.float().flatten(0, -2)
+        return functional.cross_entropy(
+            logits, target.flatten().long(), self.weights.float(), ignore_index=int(self.pad), reduction="sum"
+        )
+
+    def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
+        """Return ``prediction`` and ``probability_<class>``: a name and numbers, or lists of them where per unit."""
+        shares = [_softmax(output) for output in outputs]
+        names = np.asarray(self.classes, dtype=object)
+        columns: dict[str, list[Any]] = {"prediction": [_plain(names[share.argmax(-1)]) for share in shares]}
+        for at, name in enumerate(self.classes):
+            columns[f"probability_{name}"] = [share[..., at].tolist() for share in shares]
+        return columns
+
+    def metrics(self, outputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
+        """Return the metrics of classification, over all examples or all their units."""
+        flat, truth = _stacked(outputs, len(self.classes)), _stacked(targets, 1)[:, 0]
+        real = truth != self.pad
+        return metrics.classification(_softmax(flat[real]), truth[real].astype(np.int64))
+
+
+class Multilabel(Head):
+    """Any number of labels per example: a logit for each, and binary cross-entropy."""
+
+    metric = "macro_f1"
+
+    def __init__(self, options: MultilabelOptions, reader: Pool) -> None:
+        super().__init__()
+        self.classes, self.threshold = _known(options.classes), options.threshold
+        self.reads = reader.reads
+        self.trunk = Trunk(options, reader, len(self.classes))
+
+    def adjust(self, features: Mapping[str, Any]) -> None:
+        """Fit the scaling of the features."""
+        self.trunk.adjust(features)
+
+    def encode(self, label: Any, length: int) -> Array:
+        """Return 1 for each label that applies, else 0 [labels]; a cell that is missing among several counts not."""
+        if isinstance(label, tuple):
+            return self._from_columns(label)
+        names = class_set(label)
+        for name in names:
+            if name not in self.classes:
+                raise DataError(unknown_class(name, self.classes))
+        return np.asarray([name in names for name in self.classes], dtype=np.float32)
+
+    def _from_columns(self, label: Sequence[Any]) -> Array:
+        if len(label) != len(self.classes):
+            raise DataError(f"has {len(label)} columns for {len(self.classes)} classes")
+        values = np.asarray([is_set(value) for value in label], dtype=np.float32)
+        return np.where(np.isnan(values), np.float32(self.pad), values)
+
+    def forward(self, features: Mapping[str, Any]) -> Tensor:
+        """Return logits [batch, labels]."""
+        logits: Tensor = self.trunk(features)
+        return logits
+
+    def weigh(self, target: Tensor) -> Tensor:
+        """Return the number of labels that are known, over all examples."""
+        return (target != self.pad).sum().float()
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the binary cross-entropy, summed over labels and examples."""
+        real = target != self.pad
+        logits, truth = output.float(), torch.where(real, target, 0).float()
+        each = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        return torch.where(real, each, 0).sum()
+
+    def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
+        """Return ``prediction``, the list of labels from the threshold on, and ``probability_<class>``."""
+        shares = [_sigmoid(output) for output in outputs]
+        chosen = [
+            [name for name, p in zip(self.classes, share, strict=True) if p >= self.threshold] for share in shares
+        ]
+        columns: dict[str, list[Any]] = {"prediction": chosen}
+        for at, name in enumerate(self.classes):
+            columns[f"probability_{name}"] = [float(share[at]) for share in shares]
+        return columns
+
+    def metrics(self, outputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
+        """Return the metrics of multi-label classification."""
+        count = len(self.classes)
+        return metrics.multilabel(_sigmoid(_stacked(outputs, count)), _stacked(targets, count), self.threshold)
+
+
+class Regression(Head):
+    """One or many numbers per example, or one per unit, learned on their standardised scale by squared error."""
+
+    pad = float("nan")
+    metric = "spearman"
+
+    def __init__(
+        self,
+        options: RegressionOptions | PositionRegressionOptions,
+        reader: Pool | Units,
+        targets: tuple[str, ...],
+    ) -> None:
+        super().__init__()
+        self.targets = targets
+        if not targets or not len(options.mean) == len(options.scale) == len(targets):
+            raise RecipeError("mean and scale need one number for each target; without them both are inferred")
+        self.mean, self.scale = np.asarray(options.mean), np.asarray(options.scale)
+        self.reads, self.per_unit = reader.reads, reader.per_unit
+        self.trunk = Trunk(options, reader, len(targets))
+
+    def adjust(self, features: Mapping[str, Any]) -> None:
+        """Fit the scaling of the features."""
+        self.trunk.adjust(features)
+
+    def encode(self, label: Any, length: int) -> Array:
+        """Return the standardised values [targets] or [units], NaN where one is missing; raises ``DataError``."""
+        if self.per_unit:
+            values = [number(value) for value in unit_values(label, characters=False)]
+            _check_length(len(values), length)
+        else:
+            values = numbers(label)
+            if len(values) != len(self.targets):
+                raise DataError(f"has {len(values)} values for {len(self.targets)} targets")
+        return np.asarray((np.asarray(values) - self.mean) / self.scale, dtype=np.float32)
+
+    def forward(self, features: Mapping[str, Any]) -> Tensor:
+        """Return standardised values [batch, targets] or [batch, units, 1]."""
+        values: Tensor = self.trunk(features)
+        return values
+
+    def weigh(self, target: Tensor) -> Tensor:
+        """Return the number of values that are known."""
+        return (~target.isnan()).sum().float()
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the summed squared error."""
+        output, target = output.float(), target.reshape(output.shape).float()
+        # Unknown targets become the answer itself: NaN must not enter, or its gradient would be NaN as well.
+        return (output - torch.where(target.isnan(), output.detach(), target)).square().sum()
+
+    def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
+        """Return ``prediction`` in the labels' own units; for several targets ``prediction.<target>`` each."""
+        values = [self._unscaled(output) for output in outputs]
+        names = [f"prediction.{name}" for name in self.targets] if len(self.targets) > 1 else ["prediction"]
+        return {name: [value[..., at].tolist() for value in values] for at, name in enumerate(names)}
+
+    def metrics(self, outputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
+        """Return the metrics of regression, in the labels' own units."""
+        count = len(self.targets)
+        predicted, truth = self._unscaled(_stacked(outputs, count)), self._unscaled(_stacked(targets, count))
+        return metrics.regressions(predicted, truth, self.targets)
+
+    def _unscaled(self, values: Array) -> Array:
+        return np.asarray(values.astype(np.float64) * self.scale + self.mean)
+
+
+def _known(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if not classes:
+        raise RecipeError("the head's classes are not known; name them in 'classes' or infer them from labels")
+    return classes
+
+
+def _check_length(labels: int, units: int) -> None:
+    if labels != units:
+        raise DataError(f"has {labels} labels for {units} units")
+
+
+def _stacked(arrays: Sequence[Array], columns: int) -> Array:
+    return np.concatenate([array.reshape(-1, columns) for array in arrays]) if arrays else np.empty((0, columns))
+
+
+def _softmax(logits: Array) -> Array:
+    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+
+def _sigmoid(logits: Array) -> Array:
+    # Through tanh, because exp overflows, with a warning, at large negative logits.
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64))))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -1,0 +1,121 @@
+"""LoRA and its relatives, through PEFT, on the backbone's bare module.
+
+LoRA: Hu et al. 2021, arXiv:2106.09685. DoRA: Liu et al. 2024, arXiv:2402.09353. IA3: Liu et al. 2022, arXiv:2205.05638.
+rsLoRA: Kalajdzievski 2023, arXiv:2312.03732.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+from torch import nn
+
+from exapt.builtin.strategies import LoraOptions
+from exapt.errors import RecipeError, listed
+from exapt.parts import Backbone, Learns, Strategy
+from exapt.peft_folder import read_config
+
+# What PEFT can say of a LoRA and exapt's options cannot: a folder that uses it is refused rather than changed.
+_PLAIN: Mapping[str, Any] = {
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "layers_to_transform": None,
+    "lora_bias": False,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "feedforward_modules": [],
+    "target_parameters": None,
+}
+
+
+class Lora(Strategy):
+    """A small trainable update on chosen linear layers; the pretrained weights stay as they are."""
+
+    def __init__(self, options: LoraOptions) -> None:
+        self.options = options
+        self._learns: frozenset[str] = frozenset()
+
+    def prepare(self, backbone: Backbone) -> None:
+        """Let PEFT put its layers into ``backbone.module``. Raises ``RecipeError`` if no layer of a block matches."""
+        before = {id(parameter) for parameter in backbone.parameters()}
+        peft.inject_adapter_in_model(self._config(backbone), backbone.module)
+        self._learns = frozenset(name for name, value in backbone.named_parameters() if id(value) not in before)
+
+    def learns(self, backbone: Backbone) -> Iterable[Learns]:
+        """Yield the parameters that PEFT added."""
+        yield Learns(self._learns)
+
+    def _config(self, backbone: Backbone) -> peft.PeftConfig:
+        targets = linear_targets(backbone, self.options.targets or backbone.lora_targets)
+        if self.options.variant == "ia3":
+            return peft.IA3Config(target_modules=targets, feedforward_modules=[])
+        return peft.LoraConfig(
+            r=self.options.rank,
+            lora_alpha=self.options.alpha,
+            lora_dropout=self.options.dropout,
+            use_dora=self.options.variant == "dora",
+            use_rslora=self.options.rank_stabilised,
+            target_modules=targets,
+        )
+
+
+def linear_targets(backbone: Backbone, wanted: tuple[str, ...]) -> list[str]:
+    """Return full names, under ``backbone.module``, of the linear layers inside ``blocks()`` that are wanted by name.
+
+    No name wants all of them. Raises ``RecipeError`` if one matches nothing: PEFT would go on without it.
+    """
+    inside = {id(module) for block in backbone.blocks() for module in block.modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in backbone.module.named_modules() if id(module) in inside]
+    for want in wanted:
+        if not any(_matches(name, want) for name in names):
+            last = {name.rpartition(".")[2] for name in names}
+            raise RecipeError(
+                f"strategy 'lora': no linear layer '{want}' in the backbone's blocks. There are: {listed(last)}"
+            )
+    found = sorted(name for name in names if not wanted or any(_matches(name, want) for want in wanted))
+    if not found:
+        raise RecipeError("strategy 'lora' finds no linear layer: this backbone has no blocks")
+    return found
+
+
+def _matches(name: str, want: str) -> bool:
+    return name == want or name.endswith(f".{want}")
+
+
+def adopt(options: LoraOptions, folder: Path) -> LoraOptions:
+    """Return the options that a PEFT folder was written with. Raises ``RecipeError`` if a chosen option disagrees."""
+    config = read_config(folder)
+    theirs = _as_options(config, folder)
+    for name in options.model_fields_set:
+        if getattr(options, name) != theirs[name]:
+            raise RecipeError(
+                f"strategy 'lora': {name} is {getattr(options, name)!r}, but '{folder.name}' to start from has {theirs[name]!r}"
+            )
+    return LoraOptions(**theirs)
+
+
+def _as_options(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    kind = config.get("peft_type")
+    if kind not in ("LORA", "IA3"):
+        raise RecipeError(f"'{folder.name}' is a PEFT adapter of type {kind}; exapt starts from LORA and IA3")
+    for name, plain in _PLAIN.items():
+        if config.get(name, plain) not in (plain, None, [], {}):
+            raise RecipeError(f"'{folder.name}' has {name} = {config[name]!r}, which strategy 'lora' does not do")
+    targets = config.get("target_modules") or []
+    if isinstance(targets, str):
+        raise RecipeError(f"'{folder.name}' names its target_modules by a pattern, '{targets}'; exapt needs a list")
+    variant = "ia3" if kind == "IA3" else "dora" if config.get("use_dora") else "lora"
+    shape = {"variant": variant, "targets": tuple(sorted(targets))}
+    if kind == "IA3":
+        return {**LoraOptions().model_dump(), **shape}
+    return {
+        **shape,
+        "rank": config["r"],
+        "alpha": float(config["lora_alpha"]),
+        "rank_stabilised": bool(config.get("use_rslora")),
+        "dropout": float(config.get("lora_dropout", 0.0)),
+    }

@@ -1,0 +1,130 @@
+"""Checkpoints of a run under way: safetensors for tensors, JSON for facts, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from exapt import device as devices
+from exapt.errors import RecipeError
+from exapt.model import Model
+
+
+@dataclass
+class Position:
+    """The next step to take."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+class Checkpoints:
+    """The checkpoints of one run in its folder; without a folder nothing is kept.
+
+    ``identity`` is everything that the run depends on: a checkpoint of another run is refused.
+    """
+
+    def __init__(self, folder: Path | None, identity: Mapping[str, Any], resume: bool = False) -> None:
+        self.folder = folder
+        self.identity = json.loads(json.dumps(identity))
+        self.resume = resume
+
+    def save(
+        self, model: Model, optimizer: Any, best: Mapping[str, Tensor], facts: Mapping[str, Any], device: torch.device
+    ) -> None:
+        """Keep everything that the next step depends on; the one before is removed only when this one is whole."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.{name}": tensor for name, tensor in model.learned().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+        tensors |= {f"random.{name}": state for name, state in devices.random_state(device).items()}
+        moments, scalars = _optimizer_state(optimizer)
+        tensors |= moments
+        under_way = Path(tempfile.mkdtemp(prefix="under-way-", dir=self.folder))
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, under_way / "state.safetensors")
+        kept = {"identity": self.identity, "facts": facts, "optimizer": scalars}
+        (under_way / "facts.json").write_text(json.dumps(kept), encoding="utf-8")
+        older = list(self._kept())
+        number = 1 + max((int(path.name.rpartition("-")[2]) for path in older), default=0)
+        under_way.rename(self.folder / f"checkpoint-{number:06d}")
+        for path in older:
+            shutil.rmtree(path)
+
+    def load(self, model: Model, optimizer: Any, best: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
+        """Put model, optimiser, best state and random generators back; return the run's facts, or {} to start afresh.
+
+        Raises ``RecipeError`` if the newest checkpoint is damaged or belongs to another run.
+        """
+        newest = max(self._kept(), default=None) if self.resume else None
+        if newest is None:
+            return {}
+        try:
+            kept = json.loads((newest / "facts.json").read_text(encoding="utf-8"))
+            tensors = load_file(newest / "state.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise RecipeError(f"checkpoint '{newest}' is damaged ({error}); delete it to start afresh") from None
+        self._check(newest, kept["identity"])
+        model.restore(_under("model.", tensors))
+        best.update(_under("best.", tensors))
+        _restore_optimizer(optimizer, tensors, kept["optimizer"])
+        devices.set_random_state(_under("random.", tensors), device)
+        facts: dict[str, Any] = kept["facts"]
+        return facts
+
+    def clear(self) -> None:
+        """Remove all checkpoints: the run is over."""
+        for path in self._kept():
+            shutil.rmtree(path)
+
+    def _kept(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*")) if self.folder and self.folder.is_dir() else []
+
+    def _check(self, path: Path, identity: Mapping[str, Any]) -> None:
+        if identity == self.identity:
+            return
+        here, there = _flat(self.identity), _flat(identity)
+        key = next(key for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key))
+        raise RecipeError(
+            f"checkpoint '{path}' belongs to another run: its {key} is {there.get(key)!r}, this run's {here.get(key)!r}"
+        )
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix.rstrip("."): value}
+    return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}{name}.").items()}
+
+
+def _optimizer_state(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
+    for number, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{number}.{name}"] = value.detach().cpu().clone()
+            else:
+                scalars[f"{number}.{name}"] = value
+    return tensors, scalars
+
+
+def _restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*_under("optimizer.", tensors).items(), *scalars.items()]:
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,39 @@
+"""``exapt evaluate``: how good an adapter's answers are on labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from exapt.cli.output import note, number, say_json, say_table
+
+
+@click.command()
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--by", default="", help="Column: give the metrics of each of its values too.")
+@click.option("--part", default="", help="Only the rows of one part, where the data have the recipe's split column.")
+@click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
+@click.option("--id", "id_", help="Column of the ids.")
+@click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
+@click.option("--device", default="", help="cpu, cuda, mps or auto.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(adapter: Path, data: Path, backbone: str, device: str, as_json: bool, **flags: Any) -> None:
+    """Measure ADAPTER on the labelled rows of DATA."""
+    from exapt.api import load
+    from exapt.prediction import evaluate_file
+
+    adapted = load(adapter, backbone=backbone, device=device)
+    report, notes = evaluate_file(adapted, data, **flags)
+    for line in notes:
+        note(line)
+    if as_json:
+        say_json(report)
+        return
+    names = list(dict.fromkeys(name for values in report.values() for name in values))
+    say_table(
+        ("metric", *report),
+        [(name, *(number(values[name]) if name in values else "" for values in report.values())) for name in names],
+    )

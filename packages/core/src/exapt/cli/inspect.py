@@ -1,0 +1,31 @@
+"""``exapt inspect``: what an adapter says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from exapt.cli.output import say, say_json
+from exapt.manifest import card, read_manifest
+
+
+@click.command()
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option(
+    "--verify", is_flag=True, help="Load it too: check every tensor, the backbone, the tokenizer and the probe."
+)
+@click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest.")
+def inspect(adapter: Path, verify: bool, backbone: str, as_json: bool) -> None:
+    """Show what ADAPTER was learned from and how."""
+    manifest = read_manifest(adapter)
+    if as_json:
+        say_json(manifest)
+    else:
+        say(card(manifest).split("---\n", 2)[2].strip())
+    if verify:
+        from exapt.api import load
+
+        load(adapter, backbone=backbone)
+        say(f"verified: {adapter}")

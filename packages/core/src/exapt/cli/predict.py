@@ -1,0 +1,36 @@
+"""``exapt predict``: answers for new data, in the order of the input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from exapt.cli.output import note
+
+
+@click.command()
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="CSV, Parquet or JSONL file; without it, CSV on stdout."
+)
+@click.option("--format", "format_", default="", help="Writer to use, if the file's suffix does not tell.")
+@click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
+@click.option("--id", "id_", help="Column of the ids.")
+@click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@click.option("--device", default="", help="cpu, cuda, mps or auto.")
+def predict(adapter: Path, data: Path, out: Path | None, backbone: str, device: str, **flags: Any) -> None:
+    """Answer for each row of DATA with ADAPTER."""
+    from exapt.api import load
+    from exapt.prediction import predict_file
+
+    adapted = load(adapter, backbone=backbone, device=device)
+    facts = adapted.manifest["backbone"]
+    if not facts["commercial"]:
+        note(f"licence of {facts['name']}: {facts['licence']}, which forbids commercial use")
+    rows = predict_file(adapted, data, out, **flags)
+    if out is not None:
+        note(f"{rows:,} rows in {out}")

@@ -1,0 +1,132 @@
+"""``exapt train``: from a table to an adapter."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from exapt.cli.output import Watching, note, number, say, say_json, say_table
+from exapt.errors import RecipeError
+
+if TYPE_CHECKING:
+    from exapt.events import Event, Run
+
+
+def recipe_options(command: Any) -> Any:
+    """Add the flags by which a recipe is written, or changed, on the command line."""
+    flags = (
+        click.option("--data", help="Table to learn from."),
+        click.option("--input", "input_", help="Column of the sequences (default: sequence)."),
+        click.option("--label", help="Column of the labels; several with commas, for several targets."),
+        click.option("--split", help="Column that names each row's part: train, valid, test."),
+        click.option("--backbone", help="Pretrained model: a checkpoint, or FAMILY:PATH_OR_REPO."),
+        click.option("--head", help="The question, such as sequence-classification."),
+        click.option("--strategy", help="How to transfer, such as probe or lora."),
+        click.option("--seed", type=int, help="Seed of the run."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe."),
+    )
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+@click.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@recipe_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the adapter; it must not exist yet."
+)
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option("--device", default="", help="cpu, cuda, mps or auto.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def train(recipe: Path | None, out: Path, resume: bool, device: str, as_json: bool, **flags: Any) -> None:
+    """Train as RECIPE (TOML or JSON) says, or as the flags do, and save the adapter."""
+    given = written(recipe, flags)
+    from exapt import api
+    from exapt.training import is_main_process
+
+    watching = Watching()
+    try:
+        adapted = api.train(given, out, resume=resume, device=device, listeners=[_echo_recipe, watching])
+    except KeyboardInterrupt:
+        kept = sorted(out.with_name(f"{out.name}.run").glob("checkpoint-*"))
+        note(
+            "interrupted; the same command with --resume goes on" if kept else "interrupted before the first checkpoint"
+        )
+        raise click.exceptions.Exit(130) from None
+    finally:
+        watching.close()
+    if is_main_process():
+        _report(adapted.manifest, out, as_json)
+
+
+def written(path: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a file, with what the flags say put over it."""
+    from exapt.recipe import parsed
+
+    recipe: dict[str, Any] = parsed(path) if path else {}
+    if not path and not flags["data"]:
+        raise RecipeError("give a recipe file, or --data, --label, --backbone, --head and --strategy")
+    places = {
+        "data": "data.path",
+        "input_": "data.input",
+        "split": "split.column",
+        "label": "head.label",
+        "head": "head.name",
+    }
+    places |= {"backbone": "backbone.name", "strategy": "strategy.name", "seed": "seed"}
+    for flag, place in places.items():
+        if flags[flag] is not None:
+            _put(recipe, place, _columns(flags[flag]) if flag == "label" else flags[flag])
+    for setting in flags["settings"]:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes KEY=VALUE, not '{setting}'")
+        _put(recipe, key.strip(), _value(value.strip()))
+    return recipe
+
+
+def _columns(label: str) -> str | list[str]:
+    return label.split(",") if "," in label else label
+
+
+def _put(recipe: dict[str, Any], place: str, value: Any) -> None:
+    *path, last = place.split(".")
+    for key in path:
+        inner = recipe.get(key)
+        if not isinstance(inner, dict):
+            # A component that was given by its bare name gets a table of its own.
+            inner = {"name": inner} if isinstance(inner, str) else {}
+            recipe[key] = inner
+        recipe = inner
+    recipe[last] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _echo_recipe(run: Run, event: Event) -> None:
+    if event.name == "start":
+        note(json.dumps(run.recipe, indent=1, ensure_ascii=False))
+
+
+def _report(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        say_json({"adapter": str(out), "best_epoch": manifest["best_epoch"], "metrics": manifest["metrics"]})
+        return
+    parts = {part: values for part, values in manifest["metrics"].items() if values}
+    names = list(dict.fromkeys(name for values in parts.values() for name in values))
+    if names:
+        say_table(
+            ("metric", *parts),
+            [(name, *(number(values[name]) if name in values else "" for values in parts.values())) for name in names],
+        )
+    say(f"adapter: {out}")

@@ -1,0 +1,232 @@
+"""Did transfer help? A recipe against the same architecture from scratch and against a linear model, over paired seeds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from exapt.baseline import fit_baseline
+from exapt.errors import RecipeError
+from exapt.events import Event, Listener
+from exapt.metrics import LOWER_IS_BETTER
+from exapt.plugins import current
+from exapt.recipe import Component, Recipe
+from exapt.resolve import Resolved, resolve
+from exapt.training import Table, read_table, run
+
+RECIPE, SCRATCH, BASELINE = "recipe", "scratch", "baseline"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way over all seeds: the test metric by seed, seconds of processor time by seed, parameters that learned."""
+
+    name: str
+    values: tuple[float, ...]
+    seconds: tuple[float, ...]
+    trainable: int
+
+    @property
+    def mean(self) -> float:
+        """The mean metric."""
+        return float(np.mean(self.values))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The recipe minus another, paired by seed, with its 95 % interval (Student's t over seeds)."""
+
+    against: str
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome of ``exapt compare``."""
+
+    metric: str
+    seeds: tuple[int, ...]
+    contenders: tuple[Contender, ...]
+    differences: tuple[Difference, ...]
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence on each difference."""
+        return " ".join(_sentence(difference, self.metric) for difference in self.differences)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain numbers and words."""
+        return {
+            "metric": self.metric,
+            "seeds": list(self.seeds),
+            "contenders": [
+                {
+                    "name": one.name,
+                    "mean": one.mean,
+                    "values": list(one.values),
+                    "seconds": float(np.mean(one.seconds)),
+                    "trainable": one.trainable,
+                }
+                for one in self.contenders
+            ],
+            "differences": [vars(difference) for difference in self.differences],
+            "verdict": self.verdict,
+        }
+
+
+def compare(recipe: Recipe, seeds: Sequence[int], device: str, listeners: Sequence[Listener]) -> Comparison:
+    """Run all contenders over all seeds on the same splits, and compare them on the test part.
+
+    Raises ``RecipeError`` if there are fewer than two seeds, several heads, or no test part to compare on.
+    """
+    if len(set(seeds)) < 2:
+        raise RecipeError("a comparison needs at least two different seeds: one run cannot tell gain from luck")
+    if len(recipe.heads) > 1:
+        raise RecipeError("a comparison asks one question: give a recipe with one head")
+    resolve(recipe, current())
+    metric = ""
+    records: dict[str, list[tuple[float, float, int]]] = {RECIPE: [], SCRATCH: [], BASELINE: []}
+    for seed in seeds:
+        paired = recipe.model_copy(update={"seed": seed})
+        for name, one in ((RECIPE, paired), (SCRATCH, from_scratch(paired))):
+            _announce(listeners, name, seed)
+            values, seconds, trainable = _neural(one, device, listeners)
+            metric = metric or _metric(recipe, values)
+            records[name].append((values[metric], seconds, trainable))
+        _announce(listeners, BASELINE, seed)
+        values, seconds, trainable = _linear(paired)
+        records[BASELINE].append((values[metric], seconds, trainable))
+    return _judged(metric, tuple(seeds), _named(records, recipe))
+
+
+def from_scratch(recipe: Recipe) -> Recipe:
+    """Return the recipe with fresh weights that all learn, and the training that suits that.
+
+    The user's number of epochs, batch size and such stay; a rate chosen for the recipe's own strategy does not.
+    """
+    training = recipe.training.model_dump(exclude_unset=True)
+    training.pop("learning_rate", None)
+    if any(strategy.name.rpartition(":")[2] == "probe" for strategy in recipe.strategies):
+        training.pop("epochs", None)
+    kept = type(recipe.training).model_validate(training)
+    return recipe.model_copy(update={"strategies": (Component(name=SCRATCH),), "training": kept, "start": ""})
+
+
+def _named(records: Mapping[str, Sequence[tuple[float, float, int]]], recipe: Recipe) -> tuple[Contender, ...]:
+    strategy = " + ".join(strategy.name for strategy in recipe.strategies)
+    names = {RECIPE: f"{strategy} ({recipe.backbone.name})", SCRATCH: "scratch", BASELINE: "k-mers, linear"}
+    return tuple(
+        Contender(
+            names[key],
+            tuple(value for value, _, _ in rows),
+            tuple(seconds for _, seconds, _ in rows),
+            max(trainable for _, _, trainable in rows),
+        )
+        for key, rows in records.items()
+    )
+
+
+def _announce(listeners: Sequence[Listener], name: str, seed: int) -> None:
+    from exapt.events import Run
+
+    for listener in listeners:
+        listener(Run(None, {}), Event("note", {"text": f"{name}, seed {seed}"}))
+
+
+def _neural(recipe: Recipe, device: str, listeners: Sequence[Listener]) -> tuple[dict[str, float], float, int]:
+    sizes: dict[str, Any] = {}
+
+    def note(run: Any, event: Event) -> None:
+        if event.name == "start":
+            sizes.update(event.facts)
+
+    before = time.process_time()
+    adapted = run(recipe, device=device, listeners=[note, *listeners])
+    if not adapted.metrics["test"]:
+        raise RecipeError("a comparison needs a test part: give split.column or split.fractions one")
+    return adapted.metrics["test"], time.process_time() - before, int(sizes["trainable"])
+
+
+def _metric(recipe: Recipe, values: Mapping[str, float]) -> str:
+    asked = recipe.training.metric
+    resolved = resolve(recipe, current())
+    kind = next(iter(resolved.heads.values())).offer.spec.baseline
+    own = {"classification": "macro_f1", "multilabel": "macro_f1", "regression": "spearman"}.get(kind, "loss")
+    return asked if asked in values else own if own in values else "loss"
+
+
+def _linear(recipe: Recipe) -> tuple[dict[str, float], float, int]:
+    before = time.process_time()
+    resolved = resolve(recipe, current())
+    table = read_table(resolved)
+    resolved = resolved.infer(table.labels("train"))
+    values, size = _fit_linear(resolved, table, recipe.seed)
+    return values, time.process_time() - before, size
+
+
+def _fit_linear(resolved: Resolved, table: Table, seed: int) -> tuple[dict[str, float], int]:
+    from exapt.building import build
+    from exapt.parts import HeadContext
+
+    (name, chosen), *_ = resolved.heads.items()
+    head = build(chosen, HeadContext(dict.fromkeys(resolved.recipe.data.inputs, 1)))
+    texts = _texts(table, resolved)
+    targets = [head.encode(label, len(text)) for label, text in zip(table.examples.labels[name], texts, strict=True)]
+    parts = {part: getattr(table.split, part) for part in ("train", "valid", "test")}
+
+    def of(values: Sequence[Any], part: str) -> list[Any]:
+        return [values[row] for row in parts[part]]
+
+    baseline = fit_baseline(
+        chosen.offer.spec.baseline,
+        head.per_unit,
+        of(texts, "train"),
+        of(targets, "train"),
+        of(texts, "valid"),
+        of(targets, "valid"),
+        seed,
+    )
+    values = head.metrics(baseline.predict(of(texts, "test")), of(targets, "test"))
+    return values, baseline.size
+
+
+def _texts(table: Table, resolved: Resolved) -> list[str]:
+    inputs = [table.examples.inputs[name] for name in resolved.recipe.data.inputs]
+    if not all(isinstance(value, str) for values in inputs for value in values[:1]):
+        raise RecipeError("the linear baseline reads sequences only")
+    # Several inputs stand in one text, kept apart by a letter that no sequence has.
+    return ["|".join(values) for values in zip(*inputs, strict=True)]
+
+
+def _judged(metric: str, seeds: tuple[int, ...], contenders: tuple[Contender, ...]) -> Comparison:
+    recipe, *others = contenders
+    differences = tuple(paired_difference(recipe, other) for other in others)
+    return Comparison(metric, seeds, contenders, differences)
+
+
+def paired_difference(one: Contender, other: Contender) -> Difference:
+    """Return ``one`` minus ``other`` over their common seeds, with the 95 % interval of the mean."""
+    gaps = np.array(one.values) - np.array(other.values)
+    mean = float(gaps.mean())
+    spread = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
+    reach = float(stats.t.ppf(0.975, len(gaps) - 1)) * spread
+    return Difference(other.name, mean, mean - reach, mean + reach)
+
+
+def _sentence(difference: Difference, metric: str) -> str:
+    sign = -1 if metric.rpartition(".")[2] in LOWER_IS_BETTER else 1
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    by = f"{metric} {difference.mean:+.3f}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+    if low > 0:
+        return f"Transfer helps against {difference.against}: {by}."
+    if high < 0:
+        return f"Transfer HURTS against {difference.against}: {by}."
+    return f"No gain can be told against {difference.against}: {by}."

@@ -1,0 +1,58 @@
+"""The one place where inputs are put side by side: the order of training, micro-batches under a token budget, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from exapt.parts import NO_UNIT, Array, Batch, Encoding
+
+
+def training_steps(rows: int, batch_size: int, seed: int, epoch: int) -> list[Array]:
+    """Return the rows of each optimiser step of an epoch: every row once, shuffled by seed and epoch alone.
+
+    The order depends on nothing that ran before, so that a run can be resumed at any step.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(rows)
+    return [order[start : start + batch_size] for start in range(0, rows, batch_size)]
+
+
+def micro_batches(tokens: Array, rows: Array, budget: int) -> list[Array]:
+    """Split ``rows`` into batches of similar length, each of at most ``budget`` padded tokens (or of one row).
+
+    ``tokens`` [all rows] is the length of every row. On a CPU small batches are the fast ones: padding costs work, and
+    what a batch activates should stay in the cache.
+    """
+    ordered = rows[np.argsort(tokens[rows], kind="stable")]
+    batches: list[Array] = []
+    start = 0
+    for stop in range(1, len(ordered) + 1):
+        # Ascending order: the next row would be the longest, and sets the width of all.
+        if stop == len(ordered) or tokens[ordered[stop]] * (stop + 1 - start) > budget:
+            batches.append(ordered[start:stop])
+            start = stop
+    return batches
+
+
+def collate(encodings: Sequence[Encoding]) -> Batch:
+    """Pad encodings to the longest of them; arrays become [batch, tokens, ...]."""
+    longest = max(encoding.tokens for encoding in encodings)
+    arrays = {
+        name: torch.from_numpy(padded([encoding.arrays[name] for encoding in encodings], longest, pad))
+        for name, pad in encodings[0].pads.items()
+    }
+    spans = torch.from_numpy(padded([encoding.spans for encoding in encodings], longest, NO_UNIT))
+    tokens = torch.tensor([encoding.tokens for encoding in encodings])
+    present = torch.arange(longest)[None] < tokens[:, None]
+    return Batch(arrays, present, spans, torch.tensor([encoding.length for encoding in encodings]))
+
+
+def padded(arrays: Sequence[Array], longest: int, pad: float) -> Array:
+    """Stack arrays [n, ...] of unequal n into [arrays, longest, ...], filled up with ``pad``."""
+    first = arrays[0]
+    stacked = np.full((len(arrays), longest, *first.shape[1:]), pad, dtype=first.dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[: len(array)] = array
+    return stacked

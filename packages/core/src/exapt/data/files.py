@@ -1,0 +1,183 @@
+"""Which reader or writer a file needs, and the care that core takes of every output file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from exapt.errors import ComponentError, DataError, OutputError, listed
+from exapt.plugins import Plugins, current
+from exapt.specs import ReaderSpec, WriterSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from exapt.data.tables import Reader, Writer
+
+F = TypeVar("F", ReaderSpec, WriterSpec)
+
+
+def open_table(path: str | Path, format: str = "", plugins: Plugins | None = None) -> Reader:  # noqa: A002
+    """Open a table with the reader of that name or, without one, the reader whose suffix the file has.
+
+    Raises ``DataError`` for a file that is not there or that no installed reader reads.
+    """
+    path = Path(path)
+    _check_readable(path)
+    plugins = plugins or current()
+    if format:
+        spec = plugins.get(ReaderSpec, format).spec
+    else:
+        name = path.name.lower()
+        spec = _by_suffix(plugins, ReaderSpec, path, {name, name.removesuffix(".gz")})
+    return spec.build(spec.options(), path)
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            return
+    except FileNotFoundError:
+        raise DataError(f"there is no file '{path}'.") from None
+    except IsADirectoryError:
+        raise DataError(f"'{path}' is a folder, not a file.") from None
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror}.") from None
+
+
+def _by_suffix(plugins: Plugins, kind: type[F], path: Path, names: set[str]) -> F:
+    """Return the only component whose suffix is the longest that any of the names ends in."""
+    fits = {
+        (len(suffix), offer.info.distribution, offer.spec.name): offer
+        for offer in plugins.offers(kind)
+        for suffix in offer.spec.suffixes
+        if any(name.endswith(suffix.lower()) for name in names)
+    }
+    longest = max((length for length, _, _ in fits), default=0)
+    found = [offer for (length, _, _), offer in sorted(fits.items(), key=lambda fit: fit[0]) if length == longest]
+    if not found:
+        raise _unfit(plugins, kind, path)
+    if len(found) > 1:
+        choices = " and ".join(f"'{offer.info.distribution}:{offer.spec.name}'" for offer in found)
+        raise ComponentError(f"{path.name} suits the {kind.kind}s {choices}; name one of them as the format.")
+    return found[0].spec
+
+
+def _unfit(plugins: Plugins, kind: type[F], path: Path) -> DataError | OutputError:
+    known = listed({suffix for offer in plugins.offers(kind) for suffix in offer.spec.suffixes})
+    if kind is ReaderSpec:
+        return DataError(
+            f"no installed reader reads '{path.name}': its name must end in {known} (or one of these and .gz), "
+            "or the format be named. See 'exapt list readers'."
+        )
+    return OutputError(
+        f"no installed writer writes '{path.name}': its name must end in {known}, or the format be named."
+    )
+
+
+def table_sha256(path: str | Path) -> str:
+    """Return the sha256 of a file as it lies on the disk, in hexadecimal."""
+    _check_readable(Path(path))
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class AtomicWriter:
+    """A file that is there when it is whole, or not at all.
+
+    It is written in a hidden folder beside its place, which takes the writer's own scratch files too; leaving the
+    ``with`` block moves it into place, and leaving by an exception throws it all away.
+    """
+
+    def __init__(self, path: Path, spec: WriterSpec) -> None:
+        self.path = path
+        self._spec = spec
+        self._rows = 0
+
+    def __enter__(self) -> Self:
+        with _writing(self.path):
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:100]}.", dir=self.path.parent))
+            try:
+                self._begin()
+            except BaseException:
+                self._clear()
+                raise
+        return self
+
+    def _begin(self) -> None:
+        self._draft = self._folder / self.path.name
+        # A writer may leave a file that its owner alone can read; the mode of this one honours the umask.
+        self._draft.touch()
+        self._mode = stat.S_IMODE(self._draft.stat().st_mode)
+        self._writer: Writer = self._spec.build(self._spec.options(), self._draft)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows; all batches have the schema of the first."""
+        self._rows += batch.num_rows
+        with _writing(self.path):
+            self._writer.write(batch)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._clear()
+
+    def _finish(self) -> None:
+        if not self._rows:
+            raise OutputError(f"there are no rows to write to '{self.path}'.")
+        with _writing(self.path):
+            self._writer.close()
+            self._draft.chmod(self._mode)
+            self._draft.replace(self.path)
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}.") from None
+
+
+def open_writer(
+    path: str | Path,
+    format: str = "",  # noqa: A002
+    plugins: Plugins | None = None,
+    *,
+    overwrite: bool = False,
+) -> AtomicWriter:
+    """Prepare a file for answers or embeddings, with the writer of that name or of the file's suffix.
+
+    Raises ``OutputError`` for a folder that is not there, a file that is, and a suffix that no installed writer has.
+    """
+    path = Path(path)
+    plugins = plugins or current()
+    named = plugins.get(WriterSpec, format).spec if format else None
+    spec = named or _by_suffix(plugins, WriterSpec, path, {path.name.lower()})
+    with _writing(path):
+        _check_free(path, overwrite)
+    return AtomicWriter(path, spec)
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder '{path.parent}' to write '{path.name}' to.")
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder, not a file.")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"'{path}' exists already. Remove it, or name another file.")

@@ -1,0 +1,145 @@
+"""How the labels of a table are read: class names, sets of them, numbers, and one of these per unit.
+
+Every ``DataError`` here is a predicate, such as ``is not a number: 'abc'``; core puts the column and the row before it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from exapt.errors import DataError, did_you_mean
+
+_WHOLE = re.compile(r"(-?\d+)\.0+")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_SEPARATED = re.compile(r"[,;\s]")
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a cell holds nothing: None, NaN or blank text."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
+def class_name(value: Any) -> str:
+    """Return the name of a class as it is written everywhere: ``1``, ``1.0`` and ``'1.0'`` are ``1``, True is ``true``.
+
+    Raises ``DataError`` where the value is missing.
+    """
+    value = _plain(value)
+    if is_missing(value):
+        raise DataError("is missing")
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value).strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def class_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return class names without repeats: by number if all of them are numbers, else by letter."""
+    distinct = sorted(set(names))
+    if all(_NUMBER.fullmatch(name) for name in distinct):
+        distinct.sort(key=float)
+    return tuple(distinct)
+
+
+def unknown_class(name: str, classes: Sequence[str]) -> str:
+    """Return the message for a class that is none of those that a head knows."""
+    return f"is '{name}', which is none of the classes {', '.join(classes)}.{did_you_mean(name, classes)}"
+
+
+def class_set(value: Any) -> list[str]:
+    """Return the names in one cell: a list, JSON text ``["a", "b"]``, or text with ``;`` between them.
+
+    Raises ``DataError`` where the value is missing; no name at all is written ``[]``.
+    """
+    value = _plain(value)
+    if is_missing(value):
+        raise DataError("is missing; write [] where no label applies")
+    if not isinstance(value, str):
+        return [class_name(part) for part in (value if isinstance(value, (list, tuple)) else [value])]
+    if value.lstrip().startswith("["):
+        return [class_name(part) for part in _json_list(value)]
+    names = [class_name(part) for part in value.split(";") if part.strip()]
+    if not names:
+        raise DataError("is missing; write [] where no label applies")
+    return names
+
+
+def is_set(value: Any) -> float:
+    """Return 1 or 0 for a label that has a column of its own, NaN where the cell is empty; raises ``DataError``."""
+    if is_missing(_plain(value)):
+        return math.nan
+    name = class_name(value).lower()
+    if name not in {"0", "1", "false", "true"}:
+        raise DataError(f"is not 0 or 1: '{name}'")
+    return float(name in {"1", "true"})
+
+
+def number(value: Any) -> float:
+    """Return a number, NaN where it is missing. Raises ``DataError`` for what is not a finite number."""
+    value = _plain(value)
+    if is_missing(value):
+        return math.nan
+    try:
+        # Python reads '1_000' as a number; a table that holds it holds a name.
+        found = math.nan if "_" in str(value) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise DataError(f"is not a number: '{value}'")
+    return found
+
+
+def numbers(value: Any) -> list[float]:
+    """Return the numbers of one row: one cell, a list, or a tuple of several columns; NaN for some that are missing.
+
+    Raises ``DataError`` where all are missing.
+    """
+    value = _plain(value)
+    found = [number(part) for part in (value if isinstance(value, (list, tuple)) else [value])]
+    if all(math.isnan(part) for part in found):
+        raise DataError("is missing")
+    return found
+
+
+def unit_values(value: Any, characters: bool) -> list[Any]:
+    """Return one value per unit from a list, JSON text ``[0, 1]``, or text with ``,``, ``;`` or blanks between.
+
+    Text without any of these is one value per character where ``characters``, else one value. Raises ``DataError``.
+    """
+    value = _plain(value)
+    if is_missing(value):
+        raise DataError("is missing")
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    text = str(value).strip()
+    if text.startswith("["):
+        return _json_list(text)
+    if re.search(r"[,;]", text):
+        return [part.strip() for part in re.split(r"[,;]", text)]
+    if _SEPARATED.search(text):
+        return text.split()
+    return list(text) if characters else [text]
+
+
+def _json_list(text: str) -> list[Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise DataError(f"begins like a list, but is none: '{text[:40]}'")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    # numpy's scalars and arrays become Python's own, without numpy being imported here.
+    return value.tolist() if hasattr(value, "tolist") else value

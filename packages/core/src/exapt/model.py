@@ -1,0 +1,153 @@
+"""The model that learns: one backbone under one or more heads, with every gradient path inside one ``forward``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exapt import device as devices
+from exapt.errors import RecipeError
+from exapt.parts import Backbone, Batch, Features, Head, Pooled, Strategy
+
+Kept = Mapping[str, "Features | Pooled"]
+"""Features that were computed earlier, by what heads read: a pooling, or ``tokens``."""
+
+
+@dataclass
+class MicroBatch:
+    """What one forward pass sees: per input a ``Batch``, or features kept from an earlier pass; and targets per head."""
+
+    inputs: Mapping[str, Batch | Kept]
+    targets: Mapping[str, Tensor]
+    rows: int
+
+
+class Model(nn.Module):
+    """A backbone and its heads.
+
+    ``changed`` names the backbone's parameters and buffers that may differ from the pretrained ones; together with the
+    heads they are all that a run learns.
+    """
+
+    def __init__(self, backbone: Backbone, heads: Mapping[str, Head], weights: Mapping[str, float], layer: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(dict(heads))
+        self.weights = dict(weights)
+        self.layer = layer
+        self.precision = "fp32"
+        self.changed: set[str] = set()
+
+    def forward(self, micro: MicroBatch, totals: Mapping[str, Tensor]) -> Tensor:
+        """Return this micro-batch's share [] of the step's loss; ``totals`` holds each head's weight of the whole step."""
+        outputs = self.answer(micro)
+        losses = [
+            self.weights[name] * self.head(name).loss(output.float(), micro.targets[name]) / totals[name]
+            for name, output in outputs.items()
+        ]
+        return torch.stack(losses).sum()
+
+    def answer(self, micro: MicroBatch) -> dict[str, Tensor]:
+        """Return each head's output."""
+        first = next(self.parameters())
+        with devices.autocast(self.precision, first.device):
+            features = {name: self.features(given) for name, given in micro.inputs.items()}
+            return {
+                name: self.head(name)({key: kept[self.head(name).reads] for key, kept in features.items()})
+                for name in self.heads
+            }
+
+    def features(self, given: Batch | Kept) -> Kept:
+        """Return features by what heads read, from the backbone unless they were kept."""
+        if not isinstance(given, Batch):
+            return given
+        features = self.backbone.at_layer(given, self.layer)
+        return _AnyReading(features)
+
+    def head(self, name: str) -> Head:
+        """Return a head by name."""
+        head = self.heads[name]
+        assert isinstance(head, Head)
+        return head
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing of the backbone learns, so that its features can be computed once."""
+        return not any(parameter.requires_grad for parameter in self.backbone.parameters())
+
+    def train(self, mode: bool = True) -> Model:
+        """Set training mode; what does not learn stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if mode and self.frozen:
+            self.backbone.eval()
+        elif mode:
+            for module in self.backbone.modules():
+                if not any(parameter.requires_grad for parameter in module.parameters()):
+                    module.eval()
+        return self
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return copies, on the CPU, of everything that a run can change: ``heads.<name>.<key>`` and ``backbone.<key>``."""
+        state = {f"heads.{key}": value for key, value in self.heads.state_dict().items()}
+        everything = backbone_state(self.backbone)
+        state |= {f"backbone.{name}": everything[name] for name in sorted(self.changed)}
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Put back what ``learned`` returned."""
+        heads = {name.removeprefix("heads."): value for name, value in learned.items() if name.startswith("heads.")}
+        self.heads.load_state_dict(heads)
+        everything = backbone_state(self.backbone)
+        with torch.no_grad():
+            for name in self.changed:
+                everything[name].copy_(learned[f"backbone.{name}"])
+
+
+class _AnyReading(dict[str, Any]):
+    """Features of a whole pass serve every reading: each head pools them as it wishes."""
+
+    def __init__(self, features: Features) -> None:
+        super().__init__()
+        self._features = features
+
+    def __missing__(self, reading: str) -> Features:
+        return self._features
+
+
+def backbone_state(backbone: Backbone) -> dict[str, Tensor]:
+    """Return the backbone's parameters and persistent buffers by name, tied ones once, not detached."""
+    state = backbone.state_dict(keep_vars=True)
+    seen: dict[int, str] = {}
+    for name, _ in backbone.named_parameters():
+        seen.setdefault(id(state[name]), name)
+    return {name: value for name, value in state.items() if seen.get(id(value), name) == name}
+
+
+def apply_strategies(model: Model, strategies: list[Strategy]) -> dict[str, float]:
+    """Let each strategy prepare the backbone, then set ``requires_grad`` once, to the union of what they let learn.
+
+    Returns the learning-rate multiple of each backbone parameter that learns. Raises ``RecipeError`` if a strategy names
+    a parameter that there is not, or two name one at different rates.
+    """
+    backbone = model.backbone
+    for strategy in strategies:
+        strategy.prepare(backbone)
+    rates: dict[str, float] = {}
+    for learns in (learns for strategy in strategies for learns in strategy.learns(backbone)):
+        for name in learns.names:
+            if rates.setdefault(name, learns.rate) != learns.rate:
+                raise RecipeError(
+                    f"two strategies let '{name}' learn at different rates, {rates[name]} and {learns.rate}"
+                )
+    parameters = dict(backbone.named_parameters())
+    unknown = sorted(set(rates) - set(parameters))
+    if unknown:
+        raise RecipeError(f"a strategy lets '{unknown[0]}' learn, which the backbone does not have")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in rates)
+    model.changed |= set(rates)
+    return rates

@@ -1,0 +1,115 @@
+"""Answers from file to file: predictions as a stream, and metrics of labelled tables."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from exapt.adapted import Adapted
+from exapt.builtin._writers import csv_rows
+from exapt.data.files import open_writer
+from exapt.data.splits import split
+from exapt.data.tables import Examples, read_examples, stream_examples
+from exapt.errors import DataError
+from exapt.recipe import DataOptions
+
+_CHUNK = 1024
+
+
+def data_options(adapted: Adapted, path: Path, input_: str | None = None, id_: str | None = None) -> DataOptions:
+    """Return how to read new data: with the columns that were learned from, unless others are named.
+
+    Raises ``DataError`` if one column is named for an adapter that reads several inputs.
+    """
+    learned = adapted.resolved.recipe.data
+    inputs = dict(learned.inputs)
+    if input_:
+        if len(inputs) > 1:
+            raise DataError(f"this adapter reads several inputs, {', '.join(inputs)}; --input names one column only")
+        inputs = dict.fromkeys(inputs, input_)
+    # The column of ids is a matter of each table; the one that was learned from need not be there.
+    return DataOptions(path=str(path), inputs=inputs, id=id_ or "", missing_labels=learned.missing_labels)
+
+
+def predict_file(
+    adapted: Adapted,
+    path: Path,
+    out: Path | None,
+    *,
+    format_: str = "",
+    input_: str | None = None,
+    id_: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Answer for each row of a table, chunk by chunk in its order; returns the number of rows.
+
+    Without ``out`` the answers go to stdout as CSV.
+    """
+    chunks = stream_examples(path, data_options(adapted, path, input_, id_), _CHUNK)
+    writing = open_writer(out, format_, overwrite=overwrite) if out else nullcontext(_Stdout())
+    rows = 0
+    with writing as writer:
+        for columns in adapted.stream(chunks):
+            batch = as_batch(columns)
+            writer.write(batch)
+            rows += batch.num_rows
+    return rows
+
+
+class _Stdout:
+    """Writes CSV to stdout."""
+
+    def __init__(self) -> None:
+        self._table = csv.writer(sys.stdout, lineterminator="\n")
+        self._begun = False
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if not self._begun:
+            self._table.writerow(batch.schema.names)
+            self._begun = True
+        self._table.writerows(csv_rows(batch))
+
+
+def as_batch(columns: dict[str, list[Any]]) -> pa.RecordBatch:
+    """Return columns as a record batch whose types depend on the kind of answer, not on the values of one chunk."""
+    return pa.record_batch({name: pa.array(values, _type(values)) for name, values in columns.items()})
+
+
+def _type(values: Sequence[Any]) -> pa.DataType | None:
+    first = next((value for value in values if value is not None), None)
+    if not isinstance(first, list):
+        return None
+    members: Iterable[Any] = (member for value in values for member in value or ())
+    # A list of class names may be empty in every row of a chunk; lists of numbers never are.
+    return pa.list_(pa.float64()) if isinstance(next(iter(members), ""), float) else pa.list_(pa.string())
+
+
+def evaluate_file(
+    adapted: Adapted, path: Path, *, by: str = "", part: str = "", input_: str | None = None, id_: str | None = None
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Return metrics of a labelled table, and notes on its rows; ``part`` keeps one part of the recipe's split."""
+    options = data_options(adapted, path, input_, id_)
+    examples, report = read_examples(options, adapted.resolved.labels)
+    notes = report.lines()
+    if part:
+        examples = _part(adapted, examples, part)
+        notes.append(f"part '{part}': {len(examples)} rows")
+    return adapted.evaluate(examples, by), notes
+
+
+def _part(adapted: Adapted, examples: Examples, part: str) -> Examples:
+    if part not in ("train", "valid", "test"):
+        raise DataError(f"unknown part '{part}'; parts are train, valid and test")
+    options = adapted.resolved.recipe.split
+    if not options.column:
+        raise DataError("--part needs a recipe whose split is a column of the data")
+    rows = getattr(split(options.model_copy(update={"train_size": None, "valid_size": None}), examples, None, 0), part)
+    if not len(rows):
+        raise DataError(f"no row of the data is in part '{part}'")
+    return examples.take(rows)

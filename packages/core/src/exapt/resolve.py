@@ -1,0 +1,177 @@
+"""From a recipe to its parts: every name looked up, every option checked, before any data or weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from exapt.errors import DataError, RecipeError
+from exapt.plugins import Offer, Plugins
+from exapt.recipe import Component, Recipe, TrainingOptions, validated
+from exapt.specs import BackboneSpec, Checkpoint, HeadSpec, Options, Sourced, Spec, StrategySpec, TokenizerSpec
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A component with its options, all of them."""
+
+    offer: Offer[Any]
+    options: Options
+
+    def as_component(self, name: str = "") -> dict[str, Any]:
+        """Return it as it stands in a recipe: every option written out."""
+        return {"name": name or self.offer.spec.name, **self.options.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class ChosenHead(Chosen):
+    """A head with its options, the column(s) of its labels and the weight of its loss."""
+
+    label: str | tuple[str, ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe whose every part is known."""
+
+    recipe: Recipe
+    backbone: Chosen
+    checkpoint: Checkpoint | None
+    tokenizer: Chosen
+    heads: Mapping[str, ChosenHead]
+    strategies: tuple[Chosen, ...]
+    training: TrainingOptions
+
+    @property
+    def labels(self) -> dict[str, str | tuple[str, ...]]:
+        """The label column(s) of each head."""
+        return {name: head.label for name, head in self.heads.items()}
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Distribution and version of every plugin that takes part."""
+        parts = (self.backbone, self.tokenizer, *self.heads.values(), *self.strategies)
+        return {part.offer.info.distribution: part.offer.info.version for part in parts}
+
+    def infer(self, labels: Mapping[str, Sequence[Any]]) -> Resolved:
+        """Return the recipe with what only the labels know, such as class names, written into the heads' options.
+
+        Raises ``DataError`` for labels that a head cannot learn from, naming their column.
+        """
+        heads = {name: self._inferred(head, labels[name]) for name, head in self.heads.items()}
+        return replace(self, heads=heads)
+
+    def _inferred(self, head: ChosenHead, labels: Sequence[Any]) -> ChosenHead:
+        try:
+            return replace(head, options=head.offer.spec.infer(head.options, labels))
+        except DataError as error:
+            raise DataError(f"label '{column_name(head.label)}': {error}") from None
+
+    def as_recipe(self) -> dict[str, Any]:
+        """Return the recipe with nothing left to infer, ready for JSON: it can be run again.
+
+        Folders are written as their last name: where they stand is a matter of one machine.
+        """
+        recipe = self.recipe.model_dump(mode="json")
+        recipe["data"] |= {key: Path(recipe["data"][key]).name for key in ("path", "labels")}
+        recipe["start"] = Path(recipe["start"]).name
+        recipe["backbone"] = portable(self.backbone.as_component(self.recipe.backbone.name))
+        recipe["tokenizer"] = portable(self.tokenizer.as_component(self._tokenizer_name))
+        recipe["heads"] = {name: self._head(name, head) for name, head in self.heads.items()}
+        recipe["strategies"] = [
+            chosen.as_component(named.name)
+            for chosen, named in zip(self.strategies, self.recipe.strategies, strict=True)
+        ]
+        recipe["training"] = self.training.model_dump(mode="json")
+        return recipe
+
+    @property
+    def _tokenizer_name(self) -> str:
+        return self.recipe.tokenizer.name if self.recipe.tokenizer else ""
+
+    def _head(self, name: str, head: ChosenHead) -> dict[str, Any]:
+        return {**head.as_component(self.recipe.heads[name].name), "label": head.label, "weight": head.weight}
+
+
+def column_name(label: str | tuple[str, ...]) -> str:
+    """Return label columns as they stand in a message."""
+    return label if isinstance(label, str) else ", ".join(label)
+
+
+def portable(component: dict[str, Any]) -> dict[str, Any]:
+    """Return a component that names a local folder by the folder's last name only."""
+    source = component.get("source", "")
+    if not source or not Path(source).exists():
+        return component
+    short = Path(source).resolve().name
+    return {**component, "source": short, "name": component["name"].replace(source, short)}
+
+
+def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
+    """Look up every component and check every option; ``source`` overrides where the backbone's weights are.
+
+    Raises ``ComponentError`` for unknown names and ``RecipeError`` for options out of range or parts that do not go
+    together.
+    """
+    model = resolve_backbone(plugins, recipe.backbone, recipe.tokenizer, source)
+    heads = {name: _head(plugins, name, head) for name, head in recipe.heads.items()}
+    strategies = tuple(
+        _choose(plugins.get(StrategySpec, named.name), named, f"strategies.{place}")
+        for place, named in enumerate(recipe.strategies)
+    )
+    _check_inputs(recipe, heads)
+    return Resolved(recipe, *model, heads, strategies, _training(recipe, strategies))
+
+
+def resolve_backbone(
+    plugins: Plugins, named: Component, tokenizer: Component | None = None, source: str = ""
+) -> tuple[Chosen, Checkpoint | None, Chosen]:
+    """Look up a backbone, its published checkpoint (if one was named) and its tokenizer, as ``resolve`` does."""
+    offer, checkpoint, found = plugins.checkpoint(named.name)
+    files = {"source": source or found, "revision": checkpoint.revision if checkpoint else ""}
+    own = tokenizer or Component(name=_own_tokenizer(offer, plugins))
+    reads = _choose(plugins.get(TokenizerSpec, own.name), own, "tokenizer", files)
+    return _choose(offer, named, "backbone", files), checkpoint, reads
+
+
+def _own_tokenizer(offer: Offer[BackboneSpec], plugins: Plugins) -> str:
+    """Prefer the tokenizer of the backbone's own distribution, should another offer one of the same name."""
+    name, distribution = offer.spec.tokenizer, offer.info.distribution
+    offered = {(other.info.distribution, other.spec.name) for other in plugins.offers(TokenizerSpec)}
+    return f"{distribution}:{name}" if (distribution, name) in offered else name
+
+
+def _choose(offer: Offer[Any], named: Component, place: str, files: Mapping[str, str] | None = None) -> Chosen:
+    spec: Spec = offer.spec
+    given = named.options
+    if files and issubclass(spec.options, Sourced):
+        # What the name says wins: a manifest's copy of the source may be of another machine.
+        given = {**given, **{key: value for key, value in files.items() if value or key not in given}}
+    return Chosen(offer, validated(spec.options, given, f"{place} '{spec.name}'"))
+
+
+def _head(plugins: Plugins, name: str, head: Any) -> ChosenHead:
+    chosen = _choose(plugins.get(HeadSpec, head.name), head, f"heads.{name}")
+    return ChosenHead(chosen.offer, chosen.options, head.label, head.weight)
+
+
+def _training(recipe: Recipe, strategies: Sequence[Chosen]) -> TrainingOptions:
+    defaults: dict[str, Any] = {}
+    for chosen in strategies:
+        defaults |= chosen.offer.spec.training
+    given = recipe.training.model_dump(exclude_unset=True)
+    return validated(TrainingOptions, {**defaults, **given}, "training")
+
+
+def _check_inputs(recipe: Recipe, heads: Mapping[str, ChosenHead]) -> None:
+    known = set(recipe.data.inputs)
+    for name, head in heads.items():
+        wanted = getattr(head.options, "inputs", ())
+        missing = [one for one in wanted if one not in known]
+        if missing:
+            raise RecipeError(
+                f"head '{name}' reads the input '{missing[0]}', which data.inputs does not name: {', '.join(sorted(known))}"
+            )

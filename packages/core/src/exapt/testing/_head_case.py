@@ -1,0 +1,123 @@
+"""A head under test, over features that need no backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exapt.data.batching import padded
+from exapt.parts import Array, Features, Head, HeadContext, Pooled
+from exapt.specs import HeadSpec, Options
+
+WIDTH = 16
+_UNITS = (6, 3, 8, 5)
+_STEPS = 300
+
+
+@dataclass(frozen=True)
+class HeadCase:
+    """A head, labels that it must be able to learn, and how many units the input of each label has."""
+
+    spec: HeadSpec
+    asked: Options
+    labels: Sequence[Any]
+    lengths: Sequence[int]
+    inputs: tuple[str, ...] = ("sequence",)
+
+    @cached_property
+    def options(self) -> Options:
+        """The options with what only the labels know."""
+        options: Options = self.spec.infer(self.asked, self.labels)
+        return options
+
+    def build(self, seed: int = 0, options: Options | None = None) -> Head:
+        """Build the head in evaluation mode, with torch's generator at a seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.spec.build(options or self.options, HeadContext(dict.fromkeys(self.inputs, WIDTH))).eval()
+
+    @cached_property
+    def features(self) -> dict[str, Features]:
+        """One row of random features per label, with special tokens, padding and a whole-input vector."""
+        return {name: features_of(self.lengths, seed) for seed, name in enumerate(self.inputs)}
+
+    @cached_property
+    def learned(self) -> Head:
+        """The head after it has learned the labels by heart."""
+        head = self.build()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            head.adjust(self.features)
+            optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
+            for _ in range(_STEPS):
+                optimizer.zero_grad()
+                torch.autograd.backward(self.loss(head.train()) / len(self.labels))
+                optimizer.step()
+        return head.eval()
+
+    def loss(self, head: Head) -> Tensor:
+        """Return the summed loss of all labels."""
+        return head.loss(head(self.features).float(), self.targets(head))
+
+    def encoded(self, head: Head) -> list[Array]:
+        """Return every label as a target."""
+        return [head.encode(label, length) for label, length in zip(self.labels, self.lengths, strict=True)]
+
+    def targets(self, head: Head) -> Tensor:
+        """Return all targets as core gives them to the loss."""
+        arrays = self.encoded(head)
+        if not head.per_unit:
+            return torch.from_numpy(np.stack(arrays))
+        return torch.from_numpy(padded(arrays, max(map(len, arrays)), head.pad))
+
+    def outputs(self, head: Head) -> list[Array]:
+        """Return one output per label, padding cut off, as core gives them to ``decode`` and ``metrics``."""
+        return [
+            output[:length].numpy() if head.per_unit else output.numpy()
+            for output, length in zip(answer(head, self.features), self.lengths, strict=True)
+        ]
+
+
+def lengths_of(labels: Sequence[Any], per_unit: bool) -> list[int]:
+    """Return how many units the inputs have: those of the labels, or some of different numbers."""
+    return [len(label) if per_unit else _UNITS[place % len(_UNITS)] for place, label in enumerate(labels)]
+
+
+def answer(head: Head, features: Mapping[str, Features | Pooled]) -> Tensor:
+    """Return what the head says without gradients."""
+    with torch.inference_mode():
+        output: Tensor = head(features)
+        return output.float()
+
+
+def features_of(lengths: Sequence[int], seed: int = 0, padding: int = 2) -> Features:
+    """Return random features of inputs of some lengths, each after one special token, with garbage for padding."""
+    tokens = 1 + max(lengths) + padding
+    # One generator a row, so that an input's vectors do not depend on what stands beside it.
+    rows = [
+        torch.randn(tokens, WIDTH, generator=torch.Generator().manual_seed(100 * seed + row))
+        for row in range(len(lengths))
+    ]
+    units = torch.arange(-1, tokens - 1).expand(len(lengths), tokens)
+    mask = (units >= 0) & (units < torch.tensor(lengths)[:, None])
+    spans = torch.where(mask, units, -1)[..., None].expand(-1, -1, 2)
+    hidden = torch.where(mask[..., None], torch.stack(rows), 1e3 * torch.stack(rows))
+    return Features(hidden, mask, spans, torch.tensor(lengths), torch.stack([row[0] for row in rows]))
+
+
+def rows_of(features: Mapping[str, Features], rows: list[int]) -> dict[str, Features]:
+    """Return the features of some inputs only, as narrow as they can be."""
+    return {name: _narrow(given, rows) for name, given in features.items()}
+
+
+def _narrow(features: Features, rows: list[int]) -> Features:
+    tokens = 1 + int(features.lengths[rows].max())
+    summary = None if features.summary is None else features.summary[rows]
+    hidden, mask, spans = (part[rows, :tokens] for part in (features.hidden, features.mask, features.spans))
+    return Features(hidden, mask, spans, features.lengths[rows], summary)

@@ -1,0 +1,152 @@
+"""The checks by kind, and the calls that run all those of one component or of a whole plugin."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from exapt.plugins import Plugins, using
+from exapt.specs import BackboneSpec, HeadSpec, Options, Spec, StrategySpec, TokenizerSpec
+from exapt.testing._backbone_case import BackboneCase
+from exapt.testing._backbones import FEATURE_CHECKS
+from exapt.testing._check import Check, options_of, run_checks
+from exapt.testing._head_case import HeadCase, lengths_of
+from exapt.testing._heads import HEAD_CHECKS
+from exapt.testing._plugins import PLUGIN_CHECKS, PluginCase
+from exapt.testing._strategies import STRATEGY_CHECKS, StrategyCase
+from exapt.testing._tokenizers import TOKENIZER_CHECKS, TokenizerCase
+from exapt.testing._weights import BUILD_CHECKS, LEARNING_CHECKS
+from exapt.testing.tiny import LETTERS, TINY
+
+CHECKS: Mapping[str, tuple[Check[Any], ...]] = {
+    "plugin": PLUGIN_CHECKS,
+    "tokenizer": TOKENIZER_CHECKS,
+    "backbone": (*BUILD_CHECKS, *FEATURE_CHECKS, *LEARNING_CHECKS),
+    "head": HEAD_CHECKS,
+    "strategy": STRATEGY_CHECKS,
+}
+"""Every check by kind, in the order in which they run."""
+
+Choice = Options | Mapping[str, Any] | None
+"""Options of a component: a model, a mapping, or None for the defaults."""
+
+
+@contextmanager
+def inline(*plugins: Any) -> Iterator[Plugins]:
+    """Let exapt see its built-ins and these plugins (modules, classes, objects) alone; nothing is discovered."""
+    with using(Plugins([], plugins)) as inside:
+        yield inside
+
+
+def check_tokenizer(spec: TokenizerSpec, options: Choice = None, *, inputs: Sequence[Any]) -> None:
+    """Check a tokenizer on inputs that it must be able to read. Raises ``ConformanceError``."""
+    case = TokenizerCase(spec, options_of(spec, options), inputs)
+    run_checks(f"tokenizer '{spec.name}'", case, CHECKS["tokenizer"])
+
+
+def check_backbone(
+    spec: BackboneSpec, options: Choice = None, *, tokenizer: TokenizerSpec, inputs: Sequence[Any] | None = None
+) -> None:
+    """Check a backbone, over its own tokenizer, on inputs of different lengths; its probes if none are given.
+
+    Where the options name no source, the first checkpoint's is used. Raises ``ConformanceError``.
+    """
+    case = _backbone_case(spec, options, tokenizer, inputs)
+    run_checks(f"backbone '{spec.name}'", case, CHECKS["backbone"])
+
+
+def _backbone_case(
+    spec: BackboneSpec, options: Choice, tokenizer: TokenizerSpec, inputs: Sequence[Any] | None
+) -> BackboneCase:
+    first = spec.checkpoints[0] if spec.checkpoints else None
+    chosen = options_of(spec, options, **({"source": first.source, "revision": first.revision} if first else {}))
+    files = {name: getattr(chosen, name) for name in ("source", "revision") if hasattr(chosen, name)}
+    return BackboneCase(spec, chosen, tokenizer, options_of(tokenizer, None, **files), inputs or spec.probes)
+
+
+def check_head(
+    spec: HeadSpec, options: Choice = None, *, labels: Sequence[Any], lengths: Sequence[int] | None = None
+) -> None:
+    """Check a head on labels that it must be able to learn by heart: six or more, of all kinds, told apart.
+
+    ``lengths`` are the units of each label's input; needed where a label per unit is not a string or a list of them.
+    Raises ``ConformanceError``.
+    """
+    asked = options_of(spec, options)
+    inputs = tuple(getattr(asked, "inputs", ("sequence",)))
+    case = HeadCase(spec, asked, labels, lengths or [1] * len(labels), inputs)
+    if lengths is None:
+        case = HeadCase(spec, asked, labels, lengths_of(labels, case.build().per_unit), inputs)
+    run_checks(f"head '{spec.name}'", case, CHECKS["head"])
+
+
+def check_strategy(
+    spec: StrategySpec,
+    options: Choice = None,
+    *,
+    backbone: BackboneSpec = TINY,
+    backbone_options: Choice = None,
+    tokenizer: TokenizerSpec = LETTERS,
+    inputs: Sequence[Any] | None = None,
+) -> None:
+    """Check a strategy on a backbone: the kit's own tiny one, unless another is given. Raises ``ConformanceError``."""
+    on = _backbone_case(backbone, backbone_options, tokenizer, inputs)
+    run_checks(f"strategy '{spec.name}'", StrategyCase(spec, options_of(spec, options), on), CHECKS["strategy"])
+
+
+def check_plugin(plugin: Any) -> dict[str, str]:
+    """Check a plugin (a module, its name, or an object with hooks), and all it offers of which enough is known.
+
+    Returns each component with ``checked``, or with what has to be given to its own check. Raises ``ConformanceError``.
+    """
+    case = PluginCase(importlib.import_module(plugin) if isinstance(plugin, str) else plugin)
+    run_checks(f"plugin '{case.name}'", case, CHECKS["plugin"])
+    with inline(case.plugin) as plugins:
+        return {
+            f"{spec.kind} '{spec.name}'": _check_offer(spec, case.loaded.specs, plugins) for spec in case.loaded.specs
+        }
+
+
+def _check_offer(spec: Spec, siblings: Sequence[Spec], plugins: Plugins) -> str:
+    if isinstance(spec, StrategySpec):
+        check_strategy(spec)
+        return "checked"
+    if isinstance(spec, BackboneSpec):
+        return _check_offered_backbone(spec, plugins)
+    if isinstance(spec, TokenizerSpec):
+        return _check_offered_tokenizer(spec, siblings)
+    return "call check_head with labels" if isinstance(spec, HeadSpec) else "readers and writers have no check"
+
+
+def _check_offered_backbone(spec: BackboneSpec, plugins: Plugins) -> str:
+    files = _files_at_hand(spec)
+    if files is None:
+        return "call check_backbone with a source on this machine"
+    check_backbone(spec, files, tokenizer=plugins.get(TokenizerSpec, spec.tokenizer).spec)
+    return "checked"
+
+
+def _check_offered_tokenizer(spec: TokenizerSpec, siblings: Sequence[Spec]) -> str:
+    for reader in siblings:
+        if isinstance(reader, BackboneSpec) and reader.tokenizer == spec.name:
+            files = _files_at_hand(reader)
+            if files is not None:
+                known = {key: value for key, value in files.items() if key in spec.options.model_fields}
+                check_tokenizer(spec, known, inputs=reader.probes)
+                return "checked"
+    return "call check_tokenizer with inputs"
+
+
+def _files_at_hand(spec: BackboneSpec) -> dict[str, str] | None:
+    """Return source and revision of a checkpoint that needs no network, nothing if none is needed, else None."""
+    if not spec.checkpoints:
+        return None if "source" in spec.options.model_fields else {}
+    for checkpoint in spec.checkpoints:
+        package = checkpoint.source.isidentifier() and importlib.util.find_spec(checkpoint.source) is not None
+        if package or Path(checkpoint.source).exists():
+            return {"source": checkpoint.source, "revision": checkpoint.revision}
+    return None

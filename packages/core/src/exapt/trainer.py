@@ -1,0 +1,265 @@
+"""The one loop, split by level: ``fit`` over epochs, ``_epoch`` over steps, ``_step`` over micro-batches.
+
+Algorithms are data to it: what learns, and at what rate, was settled by the strategies before it starts. A step is
+``batch_size`` rows however many micro-batches and processes it is split over, so its result does not depend on either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from exapt.checkpoint import Checkpoints, Position
+from exapt.data.batching import micro_batches, training_steps
+from exapt.errors import DataError, RecipeError, did_you_mean, listed
+from exapt.events import Event
+from exapt.metrics import better
+from exapt.model import MicroBatch, Model
+from exapt.parts import Array
+from exapt.recipe import TrainingOptions
+from exapt.rows import Rows
+
+Report = dict[str, float]
+
+
+@dataclass
+class Progress:
+    """Where a run stands, as plain facts: they are written into checkpoints."""
+
+    position: Position = field(default_factory=Position)
+    history: list[Report] = field(default_factory=list)
+    best_epoch: int = -1
+    best_value: float = math.nan
+    epoch_loss: float = 0.0
+
+
+class Trainer:
+    """Trains a model whose strategies have been applied. ``rates`` holds the rate multiple of each backbone parameter."""
+
+    def __init__(
+        self,
+        model: Model,
+        options: TrainingOptions,
+        rates: Mapping[str, float],
+        seed: int,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.options, self.seed, self.tell = options, seed, tell
+        self.accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
+        self.device = self.accelerator.device
+        groups = _parameter_groups(model, options, rates)
+        # What learns must be leaf parameters of the wrapped model, so the optimiser is made before the wrapping.
+        optimizer = torch.optim.AdamW(groups)
+        prepared = self.accelerator.prepare(model, optimizer)
+        self.wrapped: nn.Module = prepared[0]
+        self.optimizer: Any = prepared[1]
+        self.model: Model = self.accelerator.unwrap_model(self.wrapped)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+
+    def fit(self, train: Rows, valid: Rows, checkpoints: Checkpoints) -> None:
+        """Train to the end and leave the model in its best state (the last, where there are no valid rows).
+
+        Continues from the newest checkpoint, if ``checkpoints`` holds one.
+        """
+        self._resume(checkpoints)
+        self.total_steps = self.options.epochs * len(self._order(train, 0))
+        while self.progress.position.epoch < self.options.epochs and not self._patience_is_over():
+            self._epoch(train, valid, checkpoints)
+        if self.best:
+            self.model.restore(self.best)
+        self.model.eval()
+
+    def evaluate(self, rows: Rows) -> Report:
+        """Return loss and metrics of all heads; the work is shared by all processes, the answer is known to each."""
+        if not len(rows):
+            return {}
+        mine = np.arange(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
+        outputs = predict(self.model, rows, mine, self.options.max_tokens)
+        gathered: dict[int, dict[str, Array]] = dict(gather_object(list(outputs.items())))
+        return score(self.model, rows, [gathered[row] for row in range(len(rows))])
+
+    def _epoch(self, train: Rows, valid: Rows, checkpoints: Checkpoints) -> None:
+        position = self.progress.position
+        order = self._order(train, position.epoch)
+        self.wrapped.train()
+        for step in range(position.step, len(order)):
+            self.progress.epoch_loss += self._step(train, order[step], position.epoch * len(order) + step)
+            position.step = step + 1
+            if self.options.checkpoint_steps and position.step % self.options.checkpoint_steps == 0:
+                self._keep(checkpoints)
+        report = {"train.loss": self.progress.epoch_loss / len(order)}
+        report |= {f"valid.{name}": value for name, value in self.evaluate(valid).items()}
+        self._judge(report, position.epoch)
+        self.progress.history.append(report)
+        self.progress.position = Position(position.epoch + 1, 0)
+        self.progress.epoch_loss = 0.0
+        self._keep(checkpoints)
+        self.tell(Event("epoch", {"epoch": position.epoch + 1, "epochs": self.options.epochs, **report}))
+
+    def _step(self, train: Rows, rows: Array, number: int) -> float:
+        micros = self._micros(train, rows)
+        totals = self._totals(micros)
+        loss = torch.zeros((), device=self.device)
+        for place, micro in enumerate(micros):
+            last = place == len(micros) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                # Gradients are averaged over processes, but each holds only its share of the step's sum.
+                share = self.wrapped(micro, totals) * self.accelerator.num_processes
+                self.accelerator.backward(share)
+            loss += share.detach()
+        self._update(number)
+        value = float(self.accelerator.reduce(loss, "mean"))
+        if not math.isfinite(value):
+            raise DataError(
+                f"the loss became {value} at step {number + 1}; lower training.learning_rate or check the labels"
+            )
+        self.tell(Event("step", {"step": number + 1, "steps": self.total_steps, "loss": value}))
+        return value
+
+    def _micros(self, train: Rows, rows: Array) -> list[MicroBatch]:
+        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        if len(mine):
+            return [
+                train.take(part, self.device) for part in micro_batches(train.tokens, mine, self.options.max_tokens)
+            ]
+        # Processes must meet in every backward pass: one without rows joins in with a row that weighs nothing.
+        idle = train.take(rows[:1], self.device)
+        targets = {name: torch.full_like(target, self.model.head(name).pad) for name, target in idle.targets.items()}
+        return [MicroBatch(idle.inputs, targets, 0)]
+
+    def _totals(self, micros: list[MicroBatch]) -> dict[str, Tensor]:
+        totals = {}
+        for name in self.model.heads:
+            mine = torch.stack([self.model.head(name).weigh(micro.targets[name]).float() for micro in micros]).sum()
+            totals[name] = self.accelerator.reduce(mine, "sum").clamp(min=torch.finfo(torch.float32).tiny)
+        return totals
+
+    def _update(self, number: int) -> None:
+        if self.options.clip:
+            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.options.clip)
+        factor = rate_factor(self.options, number, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _order(self, train: Rows, epoch: int) -> list[Array]:
+        return training_steps(len(train), self.options.batch_size, self.seed, epoch)
+
+    def _judge(self, report: Report, epoch: int) -> None:
+        name = self._metric(report)
+        if not name:
+            return
+        value = report[name]
+        if self.progress.best_epoch < 0 or better(name.rpartition(".")[2], value, self.progress.best_value):
+            self.progress.best_epoch, self.progress.best_value = epoch, value
+            self.best = self.model.learned()
+
+    def _metric(self, report: Report) -> str:
+        known = [name.removeprefix("valid.") for name in report if name.startswith("valid.")]
+        if not known:
+            return ""
+        asked = self.options.metric
+        if asked and asked not in known:
+            raise RecipeError(
+                f"training.metric '{asked}' is not measured here.{did_you_mean(asked, known)} Known: {listed(known)}"
+            )
+        # A metric may be undefined on a small valid part (one class only); the loss never is.
+        first = next(iter(self.model.heads))
+        own = self.model.head(first).metric
+        names = [own if len(self.model.heads) == 1 else f"{first}.{own}"]
+        return "valid." + (asked or next((name for name in names if name in known), "loss"))
+
+    def _patience_is_over(self) -> bool:
+        waited = self.progress.position.epoch - 1 - self.progress.best_epoch
+        return bool(self.options.patience and self.progress.best_epoch >= 0 and waited >= self.options.patience)
+
+    def _keep(self, checkpoints: Checkpoints) -> None:
+        if self.accelerator.is_main_process:
+            checkpoints.save(self.model, self.optimizer, self.best, asdict(self.progress), self.device)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        facts = checkpoints.load(self.model, self.optimizer, self.best, self.device)
+        if facts:
+            self.progress = Progress(**{**facts, "position": Position(**facts["position"])})
+
+
+def predict(model: Model, rows: Rows, chosen: Array, budget: int) -> dict[int, dict[str, Array]]:
+    """Return each chosen row's outputs by head, as fp32 arrays with padding cut off."""
+    model.eval()
+    device = next(model.parameters()).device
+    lengths = {name: rows.lengths(name) for name in model.heads}
+    answers: dict[int, dict[str, Array]] = {}
+    for part in micro_batches(rows.tokens, chosen, budget):
+        with torch.inference_mode():
+            outputs = {name: out.float().cpu().numpy() for name, out in model.answer(rows.take(part, device)).items()}
+        for place, row in enumerate(part):
+            answers[int(row)] = {
+                name: output[place][: lengths[name][row]] if model.head(name).per_unit else output[place]
+                for name, output in outputs.items()
+            }
+    return answers
+
+
+def score(model: Model, rows: Rows, outputs: list[dict[str, Array]]) -> Report:
+    """Return loss and metrics; each name is prefixed by its head's where there are several."""
+    report: Report = {}
+    total = 0.0
+    for name in model.heads:
+        head = model.head(name)
+        answers, targets = [output[name] for output in outputs], rows.targets[name]
+        loss = _mean_loss(model, name, answers, targets)
+        total += model.weights[name] * loss
+        prefix = f"{name}." if len(model.heads) > 1 else ""
+        report |= {f"{prefix}{metric}": value for metric, value in head.metrics(answers, targets).items()}
+    return {"loss": total, **report}
+
+
+def _mean_loss(model: Model, name: str, outputs: list[Array], targets: Any) -> float:
+    head = model.head(name)
+    device = next(model.parameters()).device
+    total, weight = 0.0, 0.0
+    for output, target in zip(outputs, targets, strict=True):
+        known = torch.from_numpy(np.asarray(target))[None].to(device)
+        total += float(head.loss(torch.from_numpy(output)[None].to(device), known))
+        weight += float(head.weigh(known))
+    return total / weight if weight else 0.0
+
+
+def rate_factor(options: TrainingOptions, step: int, total: int) -> float:
+    """Return the share of the peak rate at a step (from 0): a linear rise, then the chosen fall to zero."""
+    rise = math.ceil(options.warmup * total)
+    if step < rise:
+        return (step + 1) / rise
+    if options.schedule == "constant":
+        return 1.0
+    left = (total - step) / max(1, total - rise)
+    return left if options.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+def _parameter_groups(model: Model, options: TrainingOptions, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    rated = [(parameter, options.head_learning_rate) for parameter in model.heads.parameters()]
+    rated += [
+        (parameter, options.learning_rate * rates[name])
+        for name, parameter in model.backbone.named_parameters()
+        if name in rates
+    ]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter, rate in rated:
+        decay = options.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]

@@ -1,0 +1,7 @@
+"""exapt-antiberty keeps every promise that the author's kit checks, on the real weights."""
+
+from exapt.testing import check_plugin
+
+
+def test_the_plugin_conforms():
+    assert check_plugin("exapt_antiberty") == {"backbone 'antiberty'": "checked", "tokenizer 'antiberty'": "checked"}

@@ -1,0 +1,26 @@
+"""exapt-esm keeps every promise that the author's kit checks."""
+
+from exapt.plugins import current
+from exapt.specs import BackboneSpec, TokenizerSpec
+from exapt.testing import check_backbone, check_plugin, check_tokenizer
+
+INPUTS = ("MKTAYIAKQRQISFVKSHFSRQ", "ACDEFGHIKLMNPQRSTVWY", "MKUBZOX", "M")
+
+
+def test_the_plugin_conforms():
+    assert check_plugin("exapt_esm.plugin") == {
+        "backbone 'esm2'": "call check_backbone with a source on this machine",
+        "tokenizer 'esm2'": "call check_tokenizer with inputs",
+    }
+
+
+def test_the_backbone_conforms(golden):
+    spec = current().get(BackboneSpec, "esm2").spec
+    tokenizer = current().get(TokenizerSpec, "esm2").spec
+    check_backbone(spec, {"source": str(golden / "model")}, tokenizer=tokenizer, inputs=INPUTS)
+    check_backbone(spec, {"source": str(golden / "model")}, tokenizer=tokenizer)
+
+
+def test_the_tokenizer_conforms(golden):
+    spec = current().get(TokenizerSpec, "esm2").spec
+    check_tokenizer(spec, {"source": str(golden / "model")}, inputs=INPUTS)

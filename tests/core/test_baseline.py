@@ -54,8 +54,7 @@ def test_it_finds_disordered_residues():
     train, valid, test = parts_of("disorder.csv", head, "labels")
     outputs = fit_baseline("classification", True, *train, *valid).predict(test[0])
     assert [len(output) for output in outputs] == [len(text) for text in test[0]]
-    print(head.metrics(outputs, test[1]))
-    assert head.metrics(outputs, test[1])["auroc"] > 0.5
+    assert head.metrics(outputs, test[1])["auroc"] > 0.6
 
 
 def test_one_seed_one_baseline():

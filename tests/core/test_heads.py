@@ -116,6 +116,17 @@ def test_balanced_weights_are_written_as_numbers():
     assert HEADS["sequence-classification"].infer(options, ["a", "b"]) == options
 
 
+def test_a_class_without_labels_keeps_weight_1():
+    options = inferred("sequence-classification", ["b", "a"], classes=("c", "b", "a"), class_weights="balanced")
+    assert options.classes == ("c", "b", "a")
+    assert options.class_weights == pytest.approx((1, 2 / 3, 2 / 3))
+
+
+def test_classes_are_named_once():
+    with pytest.raises(ValueError, match="each class may be named once only"):
+        HEADS["sequence-classification"].options(classes=(1, "1.0"))
+
+
 def test_regression_writes_mean_and_deviation_of_each_target():
     options = inferred("sequence-regression", [(1, "10"), (3, "30"), (None, "20")])
     assert options.targets == ("target_1", "target_2")
@@ -402,6 +413,20 @@ def test_bf16_features_and_autocast_give_a_float32_loss(name, labels, lengths, o
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("sequence-classification", ["a", "b"]),
+        ("sequence-multilabel", ["a", "b"]),
+        ("sequence-regression", [(0, 1), (1, 0)]),
+    ],
+)
+def test_a_bf16_answer_is_summed_in_float32(name, labels):
+    head = made(name, labels)
+    target = torch.from_numpy(np.stack([head.encode(label, 1) for label in labels]))
+    assert head.loss(torch.zeros(2, 2, dtype=torch.bfloat16), target).dtype == torch.float32
+
+
 # Answers
 
 
@@ -419,6 +444,7 @@ def test_labels_from_the_threshold_on_are_answered():
     columns = head.decode(answers([math.log(4), -1000], [0, 0]))
     assert columns["prediction"] == [["a"], []]
     assert columns["probability_a"] == pytest.approx([0.8, 0.5])
+    assert made("sequence-multilabel", ["a;b"]).decode(answers([0, -0.01]))["prediction"] == [["a"]]
 
 
 def test_numbers_are_answered_in_their_own_units():

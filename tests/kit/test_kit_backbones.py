@@ -177,15 +177,7 @@ class CutOff(TinyBackbone):
 
     def stem(self, batch):
         ids = batch["input_ids"]
-        kept = torch.where(torch.arange(ids.shape[1]) < 8, ids, 0)
-        return super().stem(replace(batch, arrays={"input_ids": kept}))
-
-    def run(self, hidden, batch, start, stop):
-        return (
-            super().run(hidden, replace(batch, present=torch.arange(hidden.shape[1]) < 8), start, stop)
-            if False
-            else hidden
-        )
+        return super().stem(replace(batch, arrays={"input_ids": torch.where(torch.arange(ids.shape[1]) < 8, ids, 0)}))
 
 
 class EmptyBreaks(TinyBackbone):
@@ -372,8 +364,8 @@ FAULTS = [
     (of(ThawsItself), "gradients: 'norm.weight' is frozen, but gets a gradient"),
     (
         of(OnePrecisionOnly),
-        "half-precision: it does not run in bf16: RuntimeError: Index put requires the source and destination dtypes "
-        "match, got Float for the destination and BFloat16 for the source.",
+        "half-precision: it does not run in fp16: RuntimeError: Index put requires the source and destination dtypes "
+        "match, got Float for the destination and Half for the source.",
     ),
     (of(TooLargeForHalf), "half-precision: features in fp16 are not finite"),
     (

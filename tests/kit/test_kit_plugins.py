@@ -32,7 +32,7 @@ FAULTS = [
     (
         STRATEGY,
         "from exapt import StrategySpec, hookimpl\n",
-        "keeps-the-contract: declares exapt_api = None; this exapt speaks 1",
+        "keeps-the-contract: declares no exapt_api; this exapt speaks 1: add 'exapt_api = 1'",
     ),
     ("", HEAD, "keeps-the-contract: it offers nothing"),
     (OPTIONS_UNTOLD, HEAD, "options-described: option 'depth' of strategy 'deep' has no description"),

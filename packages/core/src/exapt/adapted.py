@@ -87,8 +87,9 @@ class Adapted:
             encodings = encode(self.tokenizer, examples.inputs[name], examples.ids, self.name)
             refuse_too_long(encodings, examples.ids, self.model.backbone.max_tokens, self.name)
             inputs[name] = Inputs(encodings, {}, np.arange(len(encodings)))
-        rows = Rows(inputs, {}, heads)
-        return Rows(inputs, encode_labels(rows, examples, self.resolved), heads)
+        answered = self.resolved.answered
+        rows = Rows(inputs, {}, heads, answered)
+        return Rows(inputs, encode_labels(rows, examples, self.resolved), heads, answered)
 
     def outputs(self, rows: Rows) -> list[dict[str, Array]]:
         """Return each row's outputs by head."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,9 @@ def write(folder: Path, model: Model, manifest: Mapping[str, Any]) -> None:
     try:
         _fill(under_way, model, manifest)
         under_way.rename(folder)
-    except OSError as error:
-        raise OutputError(f"'{folder}' cannot be written: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"'{folder}' cannot be written: {reason}") from None
     finally:
         shutil.rmtree(under_way, ignore_errors=True)
 
@@ -185,7 +187,11 @@ def rebuild(
     model, _ = build_model(resolved, backbone, strategies, device, seed=0)
     put_learned(model, tensors, folder.name)
     model.eval()
-    _check_probe(folder, manifest, model, tokenizer, probes)
+    found_probe = probe(model, tokenizer, probes, list(resolved.recipe.data.inputs))
+    _check_probe(folder, manifest["probe"], found_probe)
+    source = getattr(resolved.backbone.options, "source", "")
+    if source and Path(source).exists():
+        remember_source(said, source)
     return model, tokenizer
 
 
@@ -228,33 +234,32 @@ def _fits(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
             )
 
 
-def probe(model: Model, tokenizer: Tokenizer, probes: Sequence[Any]) -> dict[str, list[Any]]:
-    """Return each head's outputs, in fp32, on the plugin's synthetic inputs: what the next machine must reproduce."""
+def probe(model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Sequence[str]) -> dict[str, list[Any]]:
+    """Return each head's outputs, in fp32, on the plugin's synthetic inputs: what the next machine must reproduce.
+
+    Each of them stands for all the named ``inputs`` at once.
+    """
     precision, model.precision = model.precision, "fp32"
     model.eval()
     outputs: dict[str, list[Any]] = {name: [] for name in model.heads}
     for value in probes:
         encoding = tokenizer.encode(value)
-        for name, output in _answer(model, encoding).items():
+        for name, output in _answer(model, encoding, inputs).items():
             outputs[name].append([float(f"{number:.8g}") for number in output.ravel()])
     model.precision = precision
     return outputs
 
 
-def _answer(model: Model, encoding: Encoding) -> dict[str, Array]:
+def _answer(model: Model, encoding: Encoding, inputs: Sequence[str]) -> dict[str, Array]:
     device = next(model.parameters()).device
-    inputs: set[str] = set().union(*(getattr(model.head(name), "inputs", ("sequence",)) for name in model.heads))
     batch = collate([encoding]).to(device)
     with torch.inference_mode():
         answers = model.answer(MicroBatch(dict.fromkeys(inputs, batch), {}, 1))
     return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
 
 
-def _check_probe(
-    folder: Path, manifest: Mapping[str, Any], model: Model, tokenizer: Tokenizer, probes: Sequence[Any]
-) -> None:
-    said, found = manifest["probe"]["outputs"], probe(model, tokenizer, probes)
-    tolerance = manifest["probe"]["tolerance"]["fp32"]
+def _check_probe(folder: Path, kept: Mapping[str, Any], found: Mapping[str, Sequence[Any]]) -> None:
+    said, tolerance = kept["outputs"], kept["tolerance"]["fp32"]
     for head, rows in said.items():
         for number, (there, here) in enumerate(zip(rows, found[head], strict=True)):
             a, b = np.array(there), np.array(here)
@@ -266,16 +271,20 @@ def _check_probe(
                 )
 
 
-def probe_record(model: Model, tokenizer: Tokenizer, probes: Sequence[Any]) -> dict[str, Any]:
+def probe_record(
+    model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Sequence[str]
+) -> dict[str, Any]:
     """Return the golden probe as it stands in the manifest."""
-    return {"outputs": probe(model, tokenizer, probes), "tolerance": dict(_TOLERANCE)}
+    return {"outputs": probe(model, tokenizer, probes, inputs), "tolerance": dict(_TOLERANCE)}
 
 
 def remember_source(word: str, source: str) -> None:
     """Note, on this machine only, in which folder the weights of a fingerprint stand."""
     path = cache_folder() / "backbones" / f"{word}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"source": str(Path(source).resolve())}), encoding="utf-8")
+    # A help for later, that no run should fail for; without it ``load`` asks where the weights are.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"source": str(Path(source).resolve())}), encoding="utf-8")
 
 
 def remembered_source(word: str) -> str:

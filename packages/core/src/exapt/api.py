@@ -105,7 +105,8 @@ def embed(
         return None
     if isinstance(inputs, (str, Path)):
         raise TypeError("embed takes a list of inputs, or the path of a table together with out")
-    return embedder.arrays(inputs)
+    arrays: np.ndarray[Any, Any] | list[np.ndarray[Any, Any]] = embedder.arrays(inputs)
+    return arrays
 
 
 def compare(

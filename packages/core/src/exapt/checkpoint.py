@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exapt import device as devices
 from exapt.errors import RecipeError
 from exapt.model import Model
+
+_UNDER_WAY = "under-way-"
 
 
 @dataclass
@@ -39,19 +39,16 @@ class Checkpoints:
         self.identity = json.loads(json.dumps(identity))
         self.resume = resume
 
-    def save(
-        self, model: Model, optimizer: Any, best: Mapping[str, Tensor], facts: Mapping[str, Any], device: torch.device
-    ) -> None:
+    def save(self, model: Model, optimizer: Any, best: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keep everything that the next step depends on; the one before is removed only when this one is whole."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{name}": tensor for name, tensor in model.learned().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-        tensors |= {f"random.{name}": state for name, state in devices.random_state(device).items()}
         moments, scalars = _optimizer_state(optimizer)
         tensors |= moments
-        under_way = Path(tempfile.mkdtemp(prefix="under-way-", dir=self.folder))
+        under_way = Path(tempfile.mkdtemp(prefix=_UNDER_WAY, dir=self.folder))
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, under_way / "state.safetensors")
         kept = {"identity": self.identity, "facts": facts, "optimizer": scalars}
         (under_way / "facts.json").write_text(json.dumps(kept), encoding="utf-8")
@@ -61,30 +58,25 @@ class Checkpoints:
         for path in older:
             shutil.rmtree(path)
 
-    def load(self, model: Model, optimizer: Any, best: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
-        """Put model, optimiser, best state and random generators back; return the run's facts, or {} to start afresh.
+    def load(self, model: Model, optimizer: Any, best: dict[str, Tensor]) -> dict[str, Any]:
+        """Put model, optimiser and best state back; return the run's facts, or {} to start afresh.
 
         Raises ``RecipeError`` if the newest checkpoint is damaged or belongs to another run.
         """
         newest = max(self._kept(), default=None) if self.resume else None
         if newest is None:
             return {}
-        try:
-            kept = json.loads((newest / "facts.json").read_text(encoding="utf-8"))
-            tensors = load_file(newest / "state.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise RecipeError(f"checkpoint '{newest}' is damaged ({error}); delete it to start afresh") from None
+        kept, tensors = _read(newest)
         self._check(newest, kept["identity"])
         model.restore(_under("model.", tensors))
         best.update(_under("best.", tensors))
         _restore_optimizer(optimizer, tensors, kept["optimizer"])
-        devices.set_random_state(_under("random.", tensors), device)
         facts: dict[str, Any] = kept["facts"]
         return facts
 
     def clear(self) -> None:
-        """Remove all checkpoints: the run is over."""
-        for path in self._kept():
+        """Remove all checkpoints, half-written ones too: the run is over."""
+        for path in [*self._kept(), *(self.folder.glob(f"{_UNDER_WAY}*") if self.folder else ())]:
             shutil.rmtree(path)
 
     def _kept(self) -> list[Path]:
@@ -98,6 +90,16 @@ class Checkpoints:
         raise RecipeError(
             f"checkpoint '{path}' belongs to another run: its {key} is {there.get(key)!r}, this run's {here.get(key)!r}"
         )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        kept = json.loads((path / "facts.json").read_text(encoding="utf-8"))
+        if not isinstance(kept, dict) or not {"identity", "facts", "optimizer"} <= kept.keys():
+            raise ValueError("facts.json is not whole")
+        return kept, load_file(path / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RecipeError(f"checkpoint '{path}' is damaged ({error}); delete it to start afresh") from None
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

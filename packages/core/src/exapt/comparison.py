@@ -14,11 +14,12 @@ from scipy import stats
 from exapt.baseline import fit_baseline
 from exapt.errors import RecipeError
 from exapt.events import Event, Listener
+from exapt.labelled import Table, read_table
 from exapt.metrics import LOWER_IS_BETTER
 from exapt.plugins import current
 from exapt.recipe import Component, Recipe
 from exapt.resolve import Resolved, resolve
-from exapt.training import Table, read_table, run
+from exapt.training import run
 
 RECIPE, SCRATCH, BASELINE = "recipe", "scratch", "baseline"
 
@@ -87,8 +88,8 @@ def compare(recipe: Recipe, seeds: Sequence[int], device: str, listeners: Sequen
 
     Raises ``RecipeError`` if there are fewer than two seeds, several heads, or no test part to compare on.
     """
-    if len(set(seeds)) < 2:
-        raise RecipeError("a comparison needs at least two different seeds: one run cannot tell gain from luck")
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise RecipeError("a comparison needs at least two seeds, all different: one run cannot tell gain from luck")
     if len(recipe.heads) > 1:
         raise RecipeError("a comparison asks one question: give a recipe with one head")
     resolve(recipe, current())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState, PartialState
 
 from exapt.errors import RecipeError, listed
 
@@ -53,6 +54,21 @@ def token_budget(device: torch.device) -> int:
     return 1024 if device.type == "cpu" else 16384
 
 
+def processes(device: torch.device) -> PartialState:
+    """Return accelerate's view of the processes of this run: one, or those that a launcher started."""
+    # accelerate settles on one device for the life of a process; a second run in it may want another.
+    if PartialState._shared_state and PartialState().num_processes == 1 and PartialState().device.type != device.type:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return PartialState(cpu=device.type == "cpu")
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes and speaks, among those that a launcher started."""
+    return bool(PartialState().is_main_process)
+
+
 def seed_everything(seed: int, device: torch.device) -> None:
     """Seed torch, and make CUDA repeat itself."""
     torch.manual_seed(seed)
@@ -62,19 +78,9 @@ def seed_everything(seed: int, device: torch.device) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the state of torch's generators, to be put back by ``set_random_state``."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Put back what ``random_state`` returned."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+def seed_step(seed: int, step: int, process: int) -> None:
+    """Seed what is random within one step, such as dropout: each process draws its own, whatever ran before."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0]))
 
 
 def describe(device: torch.device) -> dict[str, str]:

@@ -17,7 +17,7 @@ from exapt import device as devices
 from exapt.building import build_backbone, build_tokenizer, encode, refuse_mistaken, refuse_too_long
 from exapt.data.files import open_writer, table_sha256
 from exapt.data.tables import Examples, stream_examples
-from exapt.errors import OutputError, RecipeError
+from exapt.errors import DataError, OutputError, RecipeError
 from exapt.features import forward_all
 from exapt.fingerprint import fingerprint, fingerprint_tokenizer
 from exapt.parts import Array, Backbone, Features, Tokenizer
@@ -122,11 +122,16 @@ def embed_file(
     with open_writer(out, format, overwrite=overwrite) as writer:
         _claim(parts, {**embedder.key, "table": table_sha256(path), "inputs": dict(options.inputs), "id": options.id})
         rows = 0
-        for part in _parts(embedder, path, options, parts):
-            batch = pa.ipc.open_file(part).get_batch(0)
-            writer.write(batch)
-            rows += batch.num_rows
-            progress(rows)
+        try:
+            for part in _parts(embedder, path, options, parts):
+                batch = pa.ipc.open_file(part).get_batch(0)
+                writer.write(batch)
+                rows += batch.num_rows
+                progress(rows)
+        except DataError:
+            # The table must change before it can be embedded, and then what is done belongs to another.
+            shutil.rmtree(parts)
+            raise
     shutil.rmtree(parts)
     return rows
 

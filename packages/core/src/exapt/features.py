@@ -9,16 +9,19 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from exapt import device as devices
 from exapt.data.batching import collate, micro_batches, padded
+from exapt.errors import OutputError
 from exapt.installed import cache_folder
 from exapt.parts import NO_UNIT, Array, Backbone, Encoding, Features, Pooled
 
 TOKENS = "tokens"
+_NOTE = "key.json"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class FeatureKey:
 
     weights: str
     tokenizer: str
+    code: Mapping[str, Any]
+    """What turns weights and tokens into features: the backbone's options, its plugin's version, core's."""
     inputs: str
     """Digest of all encodings in their order: what is batched beside an input can move its last bits."""
     layer: int
@@ -47,8 +52,9 @@ def encodings_digest(encodings: Sequence[Encoding]) -> str:
     for encoding in encodings:
         for name in sorted(encoding.arrays):
             array = np.ascontiguousarray(encoding.arrays[name])
-            digest.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
-        digest.update(np.ascontiguousarray(encoding.spans).tobytes())
+            pad = encoding.pads.get(name)
+            digest.update(f"{name}{array.dtype}{array.shape}{pad}".encode() + array.tobytes())
+        digest.update(np.ascontiguousarray(encoding.spans).tobytes() + str(encoding.length).encode())
     return digest.hexdigest()
 
 
@@ -62,6 +68,8 @@ class KeptFeatures:
             self._starts = np.load(folder / "starts.npy", allow_pickle=False)
             self._spans = np.load(folder / "spans.npy", mmap_mode="r", allow_pickle=False)
             self._lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+            summaries = folder / "summaries.npy"
+            self._summaries = np.load(summaries, mmap_mode="r", allow_pickle=False) if summaries.is_file() else None
 
     def take(self, rows: Array, device: torch.device) -> Features | Pooled:
         """Return the features of some rows, padded to the longest of them."""
@@ -72,17 +80,40 @@ class KeptFeatures:
         hidden = torch.from_numpy(padded([self._vectors[piece] for piece in pieces], longest, 0))
         spans = torch.from_numpy(padded([self._spans[piece] for piece in pieces], longest, NO_UNIT))
         lengths = torch.from_numpy(self._lengths[rows])
-        return Features(hidden, spans[..., 0] >= 0, spans, lengths).to(device)
+        summary = None if self._summaries is None else torch.from_numpy(np.array(self._summaries[rows]))
+        return Features(hidden, spans[..., 0] >= 0, spans, lengths, summary).to(device)
 
 
 def frozen_features(
     backbone: Backbone, encodings: Sequence[Encoding], key: FeatureKey, progress: Callable[[int, int], None]
 ) -> KeptFeatures:
-    """Return the features of all inputs from the cache, or compute and keep them. ``progress`` hears (done, all)."""
+    """Return the features of all inputs from the cache, or compute and keep them. ``progress`` hears (done, all).
+
+    Kept files that are not what was written are thrown away. Raises ``OutputError`` if the cache cannot be written.
+    """
     folder = cache_folder() / "features" / key.digest
-    if not folder.is_dir():
-        _compute(backbone, encodings, key, folder, progress)
-    return KeptFeatures(folder, key.reading)
+    try:
+        if not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            _compute(backbone, encodings, key, folder, progress)
+        return KeptFeatures(folder, key.reading)
+    except OSError as error:
+        raise OutputError(
+            f"features cannot be kept in '{folder.parent}': {error.strerror or error}; name another folder in EXAPT_CACHE"
+        ) from None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        kept = json.loads((folder / _NOTE).read_text(encoding="utf-8"))["sha256"]
+        return bool(kept) and all(_sha256(folder / name) == digest for name, digest in kept.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compute(
@@ -97,7 +128,8 @@ def _compute(
     try:
         keep = _keep_tokens if key.reading == TOKENS else _keep_pooled
         keep(under_way, _passes(backbone, encodings, key, progress), encodings, backbone.width, key.reading)
-        (under_way / "key.json").write_text(json.dumps(asdict(key), indent=1, sort_keys=True), encoding="utf-8")
+        note = {"key": asdict(key), "sha256": {path.name: _sha256(path) for path in under_way.iterdir()}}
+        (under_way / _NOTE).write_text(json.dumps(note, indent=1, sort_keys=True), encoding="utf-8")
         _publish(under_way, folder)
     finally:
         shutil.rmtree(under_way, ignore_errors=True)
@@ -155,13 +187,18 @@ def _keep_tokens(
     shape = (int(starts[-1]), width)
     vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=shape)
     spans = np.lib.format.open_memmap(folder / "spans.npy", mode="w+", dtype=np.int64, shape=(shape[0], 2))
+    summaries: dict[int, Array] = {}
     for rows, features in passes:
+        if features.summary is not None:
+            summaries |= zip(rows.tolist(), features.summary.numpy(), strict=True)
         for place, row in enumerate(rows):
             piece = slice(starts[row], starts[row + 1])
             vectors[piece] = features.hidden[place][features.mask[place]].numpy()
             spans[piece] = features.spans[place][features.mask[place]].numpy()
     vectors.flush()
     spans.flush()
+    if summaries:
+        np.save(folder / "summaries.npy", np.stack([summaries[row] for row in range(len(encodings))]))
     np.save(folder / "starts.npy", starts)
     np.save(folder / "lengths.npy", np.array([encoding.length for encoding in encodings], dtype=np.int64))
 
@@ -170,25 +207,3 @@ def cache_size() -> int:
     """Return the bytes that kept features take on disk."""
     folder = cache_folder() / "features"
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def key_of(
-    weights: str,
-    tokenizer: str,
-    encodings: Sequence[Encoding],
-    layer: int,
-    reading: str,
-    precision: str,
-    device: torch.device,
-) -> FeatureKey:
-    """Return the key of the features of some inputs on this machine."""
-    return FeatureKey(
-        weights,
-        tokenizer,
-        encodings_digest(encodings),
-        layer,
-        reading,
-        precision,
-        devices.token_budget(device),
-        devices.describe(device),
-    )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 GROUP = "exapt.plugins"
 COMMANDS = "exapt.commands"
+ONLY, NEVER = "EXAPT_PLUGINS", "EXAPT_DISABLE_PLUGINS"
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,35 @@ def _found(group: str) -> Iterator[PluginInfo]:
 
 
 def chosen(infos: Iterable[PluginInfo]) -> list[PluginInfo]:
-    """Keep the plugins that ``EXAPT_PLUGINS`` and ``EXAPT_DISABLE_PLUGINS`` allow."""
-    only, never = _words("EXAPT_PLUGINS"), _words("EXAPT_DISABLE_PLUGINS")
+    """Keep the plugins that ``EXAPT_PLUGINS`` and ``EXAPT_DISABLE_PLUGINS`` allow, by short name or distribution."""
+    return [info for info in infos if _allowed({info.name, info.distribution})]
+
+
+def commands() -> list[PluginInfo]:
+    """List the commands that plugins bring, without those of distributions whose plugin is not allowed."""
+    short: dict[str, set[str]] = {}
+    for info in installed():
+        short.setdefault(info.distribution, set()).add(info.name)
     return [
         info
-        for info in infos
-        if (only is None or {info.name, info.distribution} & only)
-        and not {info.name, info.distribution} & (never or set())
+        for info in installed(COMMANDS)
+        if _allowed({info.distribution, *short.get(info.distribution, {info.name})})
     ]
+
+
+def unknown_words(infos: Iterable[PluginInfo]) -> list[str]:
+    """Say, one line each, which words of the two variables name nothing that is installed."""
+    known = {word for info in infos for word in (info.name, info.distribution)}
+    return [
+        f"{variable} names '{word}', which is not installed"
+        for variable in (ONLY, NEVER)
+        for word in sorted((_words(variable) or set()) - known)
+    ]
+
+
+def _allowed(names: set[str]) -> bool:
+    only, never = _words(ONLY), _words(NEVER)
+    return (only is None or bool(names & only)) and not names & (never or set())
 
 
 def _words(variable: str) -> set[str] | None:

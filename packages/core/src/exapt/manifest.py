@@ -11,6 +11,8 @@ from exapt.errors import AdapterError
 
 MANIFEST = "exapt.json"
 FORMAT = 1
+_PARTS = ("train", "valid", "test")
+_SECTIONS = ("recipe", "plugins", "backbone", "tokenizer", "data", "metrics", "tensors", "probe")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -27,12 +29,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"'{path}' is damaged: {error}") from None
     if written != FORMAT:
         raise AdapterError(f"'{folder.name}' has format {written}; this exapt reads format {FORMAT}: upgrade exapt")
+    lacking = [name for name in _SECTIONS if not isinstance(manifest.get(name), dict)]
+    if lacking:
+        raise AdapterError(f"'{path}' is damaged: it lacks '{lacking[0]}'")
     return dict(manifest)
 
 
 def dumped(manifest: Mapping[str, Any]) -> str:
-    """Return a manifest as text that is the same for the same facts."""
-    return json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return a manifest as text: its order is that of the recipe, in which heads and inputs are asked again."""
+    return json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def card(manifest: Mapping[str, Any]) -> str:
@@ -82,7 +87,7 @@ def _questions(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _metrics(manifest: Mapping[str, Any]) -> list[str]:
-    parts = {part: values for part, values in manifest["metrics"].items() if values}
+    parts = {part: manifest["metrics"][part] for part in _PARTS if manifest["metrics"].get(part)}
     names = list(dict.fromkeys(name for values in parts.values() for name in values))
     if not names:
         return []
@@ -95,5 +100,5 @@ def _metrics(manifest: Mapping[str, Any]) -> list[str]:
 
 def _data(manifest: Mapping[str, Any]) -> list[str]:
     data = manifest["data"]
-    rows = ", ".join(f"{count:,} {part}" for part, count in data["rows"].items())
+    rows = ", ".join(f"{data['rows'][part]:,} {part}" for part in _PARTS if part in data["rows"])
     return [f"Data: `{data['file']}` (sha256 `{data['sha256'][:16]}`), {rows}."]

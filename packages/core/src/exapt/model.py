@@ -41,6 +41,7 @@ class Model(nn.Module):
         self.layer = layer
         self.precision = "fp32"
         self.changed: set[str] = set()
+        self.watched: dict[str, Tensor] = {}
 
     def forward(self, micro: MicroBatch, totals: Mapping[str, Tensor]) -> Tensor:
         """Return this micro-batch's share [] of the step's loss; ``totals`` holds each head's weight of the whole step."""
@@ -80,21 +81,38 @@ class Model(nn.Module):
         return not any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     def train(self, mode: bool = True) -> Model:
-        """Set training mode; what does not learn stays in evaluation mode, without dropout."""
+        """Set training mode; what does not learn stays in evaluation mode, without dropout.
+
+        A module without parameters, such as a dropout, goes with the module that it stands in.
+        """
         super().train(mode)
-        if mode and self.frozen:
-            self.backbone.eval()
-        elif mode:
-            for module in self.backbone.modules():
-                if not any(parameter.requires_grad for parameter in module.parameters()):
-                    module.eval()
+        for module in self.backbone.modules() if mode else ():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
         return self
+
+    def watch(self) -> None:
+        """Note the persistent buffers that training may move without a gradient: those of modules in training mode."""
+        self.train()
+        state = backbone_state(self.backbone)
+        for prefix, module in self.backbone.named_modules():
+            names = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_buffers(recurse=False)]
+            if module.training:
+                self.watched |= {name: state[name].detach().cpu().clone() for name in names if name in state}
+        self.eval()
+
+    def settle(self) -> None:
+        """Count the watched buffers that did move among what changed: batch statistics, but no table of constants."""
+        state = backbone_state(self.backbone)
+        self.changed |= {name for name, before in self.watched.items() if not torch.equal(state[name].cpu(), before)}
+        self.watched = {}
 
     def learned(self) -> dict[str, Tensor]:
         """Return copies, on the CPU, of everything that a run can change: ``heads.<name>.<key>`` and ``backbone.<key>``."""
         state = {f"heads.{key}": value for key, value in self.heads.state_dict().items()}
         everything = backbone_state(self.backbone)
-        state |= {f"backbone.{name}": everything[name] for name in sorted(self.changed)}
+        state |= {f"backbone.{name}": everything[name] for name in sorted(self.changed | self.watched.keys())}
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
     def restore(self, learned: Mapping[str, Tensor]) -> None:
@@ -103,7 +121,7 @@ class Model(nn.Module):
         self.heads.load_state_dict(heads)
         everything = backbone_state(self.backbone)
         with torch.no_grad():
-            for name in self.changed:
+            for name in self.changed | self.watched.keys():
                 everything[name].copy_(learned[f"backbone.{name}"])
 
 
@@ -147,7 +165,20 @@ def apply_strategies(model: Model, strategies: list[Strategy]) -> dict[str, floa
     unknown = sorted(set(rates) - set(parameters))
     if unknown:
         raise RecipeError(f"a strategy lets '{unknown[0]}' learn, which the backbone does not have")
+    rates = _reached(rates, parameters, model)
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in rates)
     model.changed |= set(rates)
+    if rates:
+        model.watch()
     return rates
+
+
+def _reached(rates: Mapping[str, float], parameters: Mapping[str, nn.Parameter], model: Model) -> dict[str, float]:
+    """Leave out the parameters of blocks above the layer that the heads read: no loss ever reaches them."""
+    above = model.backbone.blocks()[model.layer :] if model.layer >= 0 else ()
+    out_of_reach = {id(parameter) for block in above for parameter in block.parameters()}
+    reached = {name: rate for name, rate in rates.items() if id(parameters[name]) not in out_of_reach}
+    if rates and not reached:
+        raise RecipeError(f"all that the strategies let learn lies above layer {model.layer}, which the heads read")
+    return reached

@@ -250,7 +250,10 @@ class Head(nn.Module, ABC):
     """The metric by which the best epoch is chosen, unless the recipe names another."""
 
     def adjust(self, features: Mapping[str, Any]) -> None:
-        """See the features of some training examples once, before training starts; such as to set a normalisation."""
+        """See the features of some training examples of a frozen backbone, once, before training: to set a normalisation.
+
+        It is not called where the backbone learns, since its features then move.
+        """
 
     @abstractmethod
     def encode(self, label: Any, length: int) -> Array:

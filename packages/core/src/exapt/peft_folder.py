@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,15 @@ def config_of(module: nn.Module, base: str, revision: str) -> dict[str, Any]:
     """Return what goes into ``adapter_config.json``, in an order that is the same every time."""
     config: dict[str, Any] = _peft_config(module).to_dict()
     config |= {"base_model_name_or_path": base, "revision": revision or None, "inference_mode": True}
-    return {name: _plain(value) for name, value in sorted(config.items())}
+    return {name: plain(value) for name, value in sorted(config.items())}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value of a PEFT config as JSON has it, in an order that is the same every time."""
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in sorted(value.items())}
+        return {key: plain(inner) for key, inner in sorted(value.items())}
     return getattr(value, "value", value)
 
 
@@ -79,13 +80,11 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Put PEFT's tensors into a module that PEFT prepared.
 
-    An adapter made on a model with a task head has one more prefix (``esm.``, ``bert.``), which is taken off. Raises
-    ``AdapterError`` if a tensor is then missing, left over or of another shape: PEFT alone would only warn.
+    Raises ``AdapterError`` if a tensor is missing, left over or of another shape: PEFT alone would only warn.
     """
     from peft import set_peft_model_state_dict
 
-    expected = state_of(module)
-    given = _aligned(state, expected)
+    expected, given = state_of(module), state
     missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     if missing or unexpected:
         name, side = (missing[0], "lacks") if missing else (unexpected[0], "has besides")
@@ -99,9 +98,27 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> Non
     set_peft_model_state_dict(module, {name.removeprefix(_ROOT): tensor for name, tensor in given.items()})
 
 
-def _aligned(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    bare = {name.removeprefix(_ROOT): tensor for name, tensor in state.items()}
-    first = {name.partition(".")[0] for name in bare}
-    if len(first) == 1 and not any(f"{_ROOT}{name}" in expected for name in bare):
-        bare = {name.partition(".")[2]: tensor for name, tensor in bare.items()}
-    return {f"{_ROOT}{name}": tensor for name, tensor in bare.items()}
+def rooted(
+    state: Mapping[str, Tensor], module: nn.Module, saved_whole: Collection[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return PEFT's tensors as named under the bare ``module``, and the names of those that lie outside of it.
+
+    An adapter made on a model with a task head has one more prefix (``esm.``, ``bert.``), which is taken off; the head
+    itself, which PEFT lists in ``modules_to_save``, lies outside.
+    """
+    expected = state_of(module)
+    prefix = "" if expected.keys() & state.keys() else _prefix(state, expected)
+    inside = (
+        {f"{_ROOT}{name.removeprefix(_ROOT + prefix)}": tensor for name, tensor in state.items()} if prefix else state
+    )
+    outside = [name.removeprefix(_ROOT) for name in state if prefix and not name.startswith(_ROOT + prefix)]
+    left_out = sorted(name for name in outside if name.partition(".")[0] in saved_whole)
+    return {name: tensor for name, tensor in inside.items() if name.removeprefix(_ROOT) not in left_out}, left_out
+
+
+def _prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    for name in state:
+        first, _, rest = name.removeprefix(_ROOT).partition(".")
+        if f"{_ROOT}{rest}" in expected:
+            return f"{first}."
+    return ""

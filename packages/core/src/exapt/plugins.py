@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +46,11 @@ KINDS: dict[str, type[Spec]] = {
     "exapt_readers": ReaderSpec,
     "exapt_writers": WriterSpec,
 }
+
+HOOKS = (*KINDS, "exapt_run_events")
+
+_UNKNOWN_HOOK = re.compile(r"unknown hook '(\w+)'")
+_UNKNOWN_ARGUMENT = re.compile(r"for hook '(\w+)'.*Argument\(s\) \{'(\w+)'")
 
 # Built-ins arrive by the same hooks as anyone's, and always, whatever EXAPT_PLUGINS says.
 _BUILTINS = ("heads", "readers", "runlog", "strategies", "writers")
@@ -112,9 +119,8 @@ class Plugins:
     def _add(self, info: PluginInfo, plugin: Any) -> None:
         loaded = Loaded(info)
         self.loaded.append(loaded)
-        api = getattr(plugin, "exapt_api", None)
-        if api != hookspecs.API:
-            loaded.fault = f"declares exapt_api = {api!r}; this exapt speaks {hookspecs.API}"
+        loaded.fault = self._unfit(info, plugin)
+        if loaded.fault:
             return
         try:
             self._manager.register(plugin, name=info.key)
@@ -126,6 +132,20 @@ class Plugins:
             if self._manager.get_plugin(info.key) is not None:
                 self._manager.unregister(name=info.key)
 
+    def _unfit(self, info: PluginInfo, plugin: Any) -> str:
+        """Say what pluggy would let pass, or would report by printing everything it knows."""
+        api = getattr(plugin, "exapt_api", None)
+        if api is None:
+            return f"declares no exapt_api; this exapt speaks {hookspecs.API}: add 'exapt_api = {hookspecs.API}'"
+        if api != hookspecs.API:
+            return f"declares exapt_api = {api!r}; this exapt speaks {hookspecs.API}"
+        if self._manager.has_plugin(info.key):
+            return f"{info.distribution} names two plugins '{info.name}'"
+        if self._manager.is_registered(plugin):
+            return f"is the same module, '{info.module}', as {self._manager.get_name(plugin)}"
+        unmarked = [name for name in dir(plugin) if name.startswith("exapt_") and _unmarked(getattr(plugin, name))]
+        return f"has a function '{unmarked[0]}' without @hookimpl" if unmarked else ""
+
     def _collect(self, key: str) -> list[Spec]:
         specs: list[Spec] = []
         # One by one, because pluggy's combined result drops which plugin gave what.
@@ -133,9 +153,10 @@ class Plugins:
             for impl in getattr(self._manager.hook, hook).get_hookimpls():
                 if impl.plugin_name == key:
                     specs += _checked(hook, kind, impl.function())
-        twice = [name for name, count in Counter((spec.kind, spec.name) for spec in specs).items() if count > 1]
+        names = Counter((spec.kind, name) for spec in specs for name in _names(spec))
+        twice = [f"offers the {kind} '{name}' twice" for (kind, name), count in names.items() if count > 1]
         if twice:
-            raise PluginError(f"offers the {twice[0][0]} '{twice[0][1]}' twice")
+            raise PluginError(twice[0])
         return specs
 
     def offers(self, kind: type[S]) -> list[Offer[S]]:
@@ -169,26 +190,20 @@ class Plugins:
         Returns the family, the published checkpoint if one was named, and the source. Raises ``ComponentError``.
         """
         distribution, bare = self.split(name)
+        offers = [offer for offer in self.offers(BackboneSpec) if distribution in ("", offer.info.distribution)]
+        found = [offer for offer in offers if bare in _names(offer.spec)]
+        if len(found) > 1:
+            raise ComponentError(_ambiguous("backbone", bare, found))
+        if found:
+            return _as_named(found[0], bare)
         family, colon, source = bare.partition(":")
-        offers = [o for o in self.offers(BackboneSpec) if distribution in ("", o.info.distribution)]
+        if not colon and any(offer.spec.name == distribution for offer in self.offers(BackboneSpec)):
+            # A family may be called like its distribution.
+            distribution, family, colon, source = "", distribution, ":", bare
         if colon:
             return self.get(BackboneSpec, f"{distribution}:{family}" if distribution else family), None, source
-        found = [(o, c) for o in offers for c in o.spec.checkpoints if c.name == bare]
-        if len(found) == 1:
-            return *found[0], found[0][1].source
-        if found:
-            raise ComponentError(_ambiguous("backbone", bare, [offer for offer, _ in found]))
-        if any(o.spec.name == bare for o in offers):
-            return self._family(name, bare)
-        known = {c.name for o in offers for c in o.spec.checkpoints} | {o.spec.name for o in offers}
+        known = {known for offer in offers for known in _names(offer.spec)}
         raise ComponentError(self._unknown("backbone", name, known))
-
-    def _family(self, name: str, bare: str) -> tuple[Offer[BackboneSpec], Checkpoint | None, str]:
-        offer = self.get(BackboneSpec, name)
-        if not offer.spec.checkpoints:
-            return offer, None, ""
-        known = listed(c.name for c in offer.spec.checkpoints)
-        raise ComponentError(f"'{bare}' is a family of backbones; name one of {known}, or {bare}:PATH_OR_REPO")
 
     def split(self, name: str) -> tuple[str, str]:
         """Split ``distribution:name``; the distribution is empty where the first word is not an installed one's."""
@@ -206,9 +221,9 @@ class Plugins:
         lines = []
         for kind in KINDS.values():
             offers = self.offers(kind)
-            for name, count in Counter(offer.spec.name for offer in offers).items():
+            for name, count in Counter(name for offer in offers for name in _names(offer.spec)).items():
                 if count > 1:
-                    lines.append(_ambiguous(kind.kind, name, [offer for offer in offers if offer.spec.name == name]))
+                    lines.append(_ambiguous(kind.kind, name, [offer for offer in offers if name in _names(offer.spec)]))
         return lines
 
     @property
@@ -252,26 +267,29 @@ def using(plugins: Plugins) -> Iterator[Plugins]:
 
 
 def load_command(info: PluginInfo) -> Any:
-    """Import a plugin's command. Raises ``PluginError`` if that fails in any way."""
+    """Import a plugin's command. Raises ``PluginError`` if that fails in any way, or gives no click command."""
+    import click
+
+    what = f"the command '{info.name}' of {info.distribution}"
     try:
-        return _import(info, COMMANDS)
+        command = _import(info, COMMANDS)
     except (Exception, SystemExit) as error:
-        raise PluginError(f"the command '{info.name}' of {info.distribution} is broken: {_said(error)}") from error
+        raise PluginError(f"{what} is broken: {_said(error)}") from error
+    if not isinstance(command, click.Command):
+        raise PluginError(f"{what} is broken: '{info.module}' is {type(command).__name__}, not a click command")
+    return command
 
 
 def _import(info: PluginInfo, group: str = GROUP) -> Any:
     from stevedore.named import NamedExtensionManager
 
-    def refuse(_manager: Any, entry: Any, error: BaseException) -> None:
-        if entry.value == info.module:
-            raise error
-
-    manager: Any = NamedExtensionManager(group, [info.name], on_load_failure_callback=refuse)
-    # Two distributions may use one name: the entry point's value tells which of them was meant.
-    for extension in manager:
-        if extension.entry_point.value == info.module:
-            return extension.plugin
-    raise ImportError(f"stevedore finds no entry point '{info.name} = {info.module}'")
+    # Asked for no name, stevedore lists entry points and loads none: another distribution may use the same name, and
+    # must not be imported beside the one that was meant.
+    manager: Any = NamedExtensionManager(group, [])
+    found = [entry for entry in manager.list_entry_points() if (entry.name, entry.value) == (info.name, info.module)]
+    # Its cache on disk tells times apart by minutes only; where it is stale, the metadata know better.
+    entry = found[0] if found else importlib.metadata.EntryPoint(info.name, info.module, group)
+    return entry.load()
 
 
 def _checked(hook: str, kind: type[Spec], given: Any) -> list[Spec]:
@@ -292,13 +310,36 @@ def _said(error: BaseException) -> str:
 def _reworded(info: PluginInfo, error: BaseException) -> str:
     if isinstance(error, ExaptError):
         return str(error)
+    text = _said(error)
     if isinstance(error, pluggy.PluginValidationError):
-        # pluggy's texts begin with the plugin's whole representation.
-        return _said(error).replace(f"Plugin '{info.key}'", "it").split(": ", 1)[1]
-    return f"fails when asked what it offers: {_said(error)}"
+        # pluggy's texts begin with the plugin's whole representation, and know no nearest word.
+        hook, argument = _UNKNOWN_HOOK.search(text), _UNKNOWN_ARGUMENT.search(text)
+        if hook:
+            return f"unknown hook '{hook[1]}'.{did_you_mean(hook[1], HOOKS)} Known: {listed(HOOKS)}"
+        return f"hook '{argument[1]}' takes no argument '{argument[2]}'" if argument else text
+    return f"fails when asked what it offers: {text}"
 
 
 def _ambiguous(kind: str, name: str, found: Sequence[Offer[Any]]) -> str:
-    sources = [offer.info.distribution for offer in found]
+    sources = sorted(offer.info.distribution for offer in found)
     choices = " or ".join(f"'{source}:{name}'" for source in sources)
     return f"{kind} '{name}' is offered by {' and '.join(sources)}; write {choices}"
+
+
+def _names(spec: Spec) -> list[str]:
+    """Return the names under which a component is asked for: a backbone's checkpoints stand beside its family."""
+    published = [checkpoint.name for checkpoint in spec.checkpoints] if isinstance(spec, BackboneSpec) else []
+    return published if spec.name in published else [spec.name, *published]
+
+
+def _as_named(offer: Offer[BackboneSpec], name: str) -> tuple[Offer[BackboneSpec], Checkpoint | None, str]:
+    published = {checkpoint.name: checkpoint for checkpoint in offer.spec.checkpoints}
+    if name in published:
+        return offer, published[name], published[name].source
+    if not published:
+        return offer, None, ""
+    raise ComponentError(f"'{name}' is a family of backbones; name one of {listed(published)}, or {name}:PATH_OR_REPO")
+
+
+def _unmarked(member: Any) -> bool:
+    return inspect.isfunction(member) and not hasattr(member, f"{hookspecs.PROJECT}_impl")

@@ -134,8 +134,10 @@ class Recipe(Options):
             return given
         full = dict(given)
         if "head" in full:
-            full.setdefault("heads", {})
-            full["heads"] = {"head": _named(full.pop("head")), **full["heads"]}
+            others = full.get("heads") or {}
+            if not isinstance(others, Mapping) or "head" in others:
+                raise ValueError("head is short for heads.head: write one of them")
+            full["heads"] = {"head": _named(full.pop("head")), **others}
         if "strategy" in full:
             full["strategies"] = [full.pop("strategy"), *full.get("strategies", ())]
         if isinstance(full.get("heads"), Mapping):
@@ -206,7 +208,8 @@ def _first_fault(model: type[BaseModel], error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"'{place}' is missing"
     reason = fault["msg"].removeprefix("Value error, ")
-    return f"'{place}' is {fault['input']!r}: {reason[0].lower()}{reason[1:]}"
+    reason = f"{reason[0].lower()}{reason[1:]}"
+    return f"'{place}' is {fault['input']!r}: {reason}" if place else reason
 
 
 def _keys_at(model: type[BaseModel], place: Sequence[int | str]) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from exapt.errors import DataError, RecipeError
 from exapt.plugins import Offer, Plugins
-from exapt.recipe import Component, Recipe, TrainingOptions, validated
+from exapt.recipe import Component, HeadChoice, Recipe, TrainingOptions, validated
 from exapt.specs import BackboneSpec, Checkpoint, HeadSpec, Options, Sourced, Spec, StrategySpec, TokenizerSpec
 
 
@@ -49,6 +49,12 @@ class Resolved:
     def labels(self) -> dict[str, str | tuple[str, ...]]:
         """The label column(s) of each head."""
         return {name: head.label for name, head in self.heads.items()}
+
+    @property
+    def answered(self) -> dict[str, str]:
+        """The input whose units each head answers for: the first that it reads."""
+        every = tuple(self.recipe.data.inputs)
+        return {name: (getattr(head.options, "inputs", ()) or every)[0] for name, head in self.heads.items()}
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -117,6 +123,9 @@ def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
     together.
     """
     model = resolve_backbone(plugins, recipe.backbone, recipe.tokenizer, source)
+    if recipe.tokenizer is None:
+        named = Component(name=_own_tokenizer(model[0].offer, plugins))
+        recipe = recipe.model_copy(update={"tokenizer": named})
     heads = {name: _head(plugins, name, head) for name, head in recipe.heads.items()}
     strategies = tuple(
         _choose(plugins.get(StrategySpec, named.name), named, f"strategies.{place}")
@@ -140,8 +149,8 @@ def resolve_backbone(
 def _own_tokenizer(offer: Offer[BackboneSpec], plugins: Plugins) -> str:
     """Prefer the tokenizer of the backbone's own distribution, should another offer one of the same name."""
     name, distribution = offer.spec.tokenizer, offer.info.distribution
-    offered = {(other.info.distribution, other.spec.name) for other in plugins.offers(TokenizerSpec)}
-    return f"{distribution}:{name}" if (distribution, name) in offered else name
+    sources = {other.info.distribution for other in plugins.offers(TokenizerSpec) if other.spec.name == name}
+    return f"{distribution}:{name}" if len(sources) > 1 and distribution in sources else name
 
 
 def _choose(offer: Offer[Any], named: Component, place: str, files: Mapping[str, str] | None = None) -> Chosen:
@@ -153,8 +162,11 @@ def _choose(offer: Offer[Any], named: Component, place: str, files: Mapping[str,
     return Chosen(offer, validated(spec.options, given, f"{place} '{spec.name}'"))
 
 
-def _head(plugins: Plugins, name: str, head: Any) -> ChosenHead:
-    chosen = _choose(plugins.get(HeadSpec, head.name), head, f"heads.{name}")
+def _head(plugins: Plugins, name: str, head: HeadChoice) -> ChosenHead:
+    offer = plugins.get(HeadSpec, head.name)
+    if isinstance(head.label, tuple) and offer.spec.columns and offer.spec.columns not in head.options:
+        head = head.model_copy(update={offer.spec.columns: head.label})
+    chosen = _choose(offer, head, f"heads.{name}")
     return ChosenHead(chosen.offer, chosen.options, head.label, head.weight)
 
 

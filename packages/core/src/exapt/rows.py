@@ -52,6 +52,8 @@ class Rows:
     inputs: Mapping[str, Inputs]
     targets: Mapping[str, Sequence[Array]]
     heads: Mapping[str, Head]
+    answered: Mapping[str, str]
+    """The input whose units each head answers for."""
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())).encodings)
@@ -63,13 +65,13 @@ class Rows:
 
     def lengths(self, head: str) -> list[int]:
         """Return each row's length, in units, of the input that a head answers for."""
-        first = next(iter(getattr(self.heads[head], "inputs", self.inputs)))
-        return [encoding.length for encoding in self.inputs[first].encodings]
+        return [encoding.length for encoding in self.inputs[self.answered[head]].encodings]
 
     def subset(self, rows: Array) -> Rows:
         """Return some rows, such as one part of a split."""
         targets = {name: [values[row] for row in rows] for name, values in self.targets.items()}
-        return Rows({name: inputs.subset(rows) for name, inputs in self.inputs.items()}, targets, self.heads)
+        inputs = {name: inputs.subset(rows) for name, inputs in self.inputs.items()}
+        return Rows(inputs, targets, self.heads, self.answered)
 
     def take(self, rows: Array, device: torch.device) -> MicroBatch:
         """Return some rows as one micro-batch."""

@@ -131,6 +131,8 @@ class HeadSpec(Spec):
 
     build: Callable[[Any, HeadContext], Head]
     infer: Callable[[Any, Sequence[Any]], Any] = field(default=lambda options, labels: options)
+    columns: str = ""
+    """Option that takes the names of the label columns where a recipe gives several and leaves the option out."""
     baseline: Literal["classification", "multilabel", "regression", "none"] = "none"
     """Which linear model on k-mers ``exapt compare`` sets beside it."""
 

@@ -7,19 +7,20 @@ Algorithms are data to it: what learns, and at what rate, was settled by the str
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from exapt import device as devices
 from exapt.checkpoint import Checkpoints, Position
-from exapt.data.batching import micro_batches, training_steps
+from exapt.data.batching import micro_batches, padded, training_steps
 from exapt.errors import DataError, RecipeError, did_you_mean, listed
 from exapt.events import Event
 from exapt.metrics import better
@@ -30,14 +31,16 @@ from exapt.rows import Rows
 
 Report = dict[str, float]
 
+_SCORED_TOGETHER = 256
+
 
 @dataclass
 class Progress:
     """Where a run stands, as plain facts: they are written into checkpoints."""
 
     position: Position = field(default_factory=Position)
-    history: list[Report] = field(default_factory=list)
     best_epoch: int = -1
+    best_metric: str = ""
     best_value: float = math.nan
     epoch_loss: float = 0.0
 
@@ -54,8 +57,11 @@ class Trainer:
         tell: Callable[[Event], None],
     ) -> None:
         self.options, self.seed, self.tell = options, seed, tell
-        self.accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
-        self.device = self.accelerator.device
+        # Not every backbone uses all that learns in every pass, which DDP has to be told.
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=bool(rates))
+        self.device = next(model.parameters()).device
+        # The recipe's own precision is kept inside the model, whatever the launcher was told.
+        self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
         groups = _parameter_groups(model, options, rates)
         # What learns must be leaf parameters of the wrapped model, so the optimiser is made before the wrapping.
         optimizer = torch.optim.AdamW(groups)
@@ -73,10 +79,14 @@ class Trainer:
         """
         self._resume(checkpoints)
         self.total_steps = self.options.epochs * len(self._order(train, 0))
+        if self.options.metric:
+            # A wrong name is to be refused before hours of training, not after the first of them.
+            self._selects_by(self._validated(valid))
         while self.progress.position.epoch < self.options.epochs and not self._patience_is_over():
             self._epoch(train, valid, checkpoints)
         if self.best:
             self.model.restore(self.best)
+        self.model.settle()
         self.model.eval()
 
     def evaluate(self, rows: Rows) -> Report:
@@ -88,6 +98,9 @@ class Trainer:
         gathered: dict[int, dict[str, Array]] = dict(gather_object(list(outputs.items())))
         return score(self.model, rows, [gathered[row] for row in range(len(rows))])
 
+    def _validated(self, valid: Rows) -> Report:
+        return {f"valid.{name}": value for name, value in self.evaluate(valid).items()}
+
     def _epoch(self, train: Rows, valid: Rows, checkpoints: Checkpoints) -> None:
         position = self.progress.position
         order = self._order(train, position.epoch)
@@ -98,15 +111,15 @@ class Trainer:
             if self.options.checkpoint_steps and position.step % self.options.checkpoint_steps == 0:
                 self._keep(checkpoints)
         report = {"train.loss": self.progress.epoch_loss / len(order)}
-        report |= {f"valid.{name}": value for name, value in self.evaluate(valid).items()}
+        report |= self._validated(valid)
         self._judge(report, position.epoch)
-        self.progress.history.append(report)
         self.progress.position = Position(position.epoch + 1, 0)
         self.progress.epoch_loss = 0.0
         self._keep(checkpoints)
         self.tell(Event("epoch", {"epoch": position.epoch + 1, "epochs": self.options.epochs, **report}))
 
     def _step(self, train: Rows, rows: Array, number: int) -> float:
+        devices.seed_step(self.seed, number, self.accelerator.process_index)
         micros = self._micros(train, rows)
         totals = self._totals(micros)
         loss = torch.zeros((), device=self.device)
@@ -157,28 +170,27 @@ class Trainer:
         return training_steps(len(train), self.options.batch_size, self.seed, epoch)
 
     def _judge(self, report: Report, epoch: int) -> None:
-        name = self._metric(report)
+        progress, names = self.progress, self._selects_by(report)
+        # An epoch in which the metric is undefined is judged by its loss, and loses to any in which it is defined.
+        name = next((name for name in names if name in report), "")
         if not name:
             return
-        value = report[name]
-        if self.progress.best_epoch < 0 or better(name.rpartition(".")[2], value, self.progress.best_value):
-            self.progress.best_epoch, self.progress.best_value = epoch, value
+        behind = names.index(name) - (names.index(progress.best_metric) if progress.best_metric else len(names))
+        if behind < 0 or (behind == 0 and better(name, report[name], progress.best_value)):
+            progress.best_epoch, progress.best_metric, progress.best_value = epoch, name, report[name]
             self.best = self.model.learned()
 
-    def _metric(self, report: Report) -> str:
+    def _selects_by(self, report: Report) -> list[str]:
         known = [name.removeprefix("valid.") for name in report if name.startswith("valid.")]
-        if not known:
-            return ""
-        asked = self.options.metric
-        if asked and asked not in known:
+        first = next(iter(self.model.heads))
+        own = self.model.head(first).metric
+        own = own if len(self.model.heads) == 1 else f"{first}.{own}"
+        asked = self.options.metric or own
+        if known and asked not in {*known, own}:
             raise RecipeError(
                 f"training.metric '{asked}' is not measured here.{did_you_mean(asked, known)} Known: {listed(known)}"
             )
-        # A metric may be undefined on a small valid part (one class only); the loss never is.
-        first = next(iter(self.model.heads))
-        own = self.model.head(first).metric
-        names = [own if len(self.model.heads) == 1 else f"{first}.{own}"]
-        return "valid." + (asked or next((name for name in names if name in known), "loss"))
+        return [f"valid.{asked}", "valid.loss"]
 
     def _patience_is_over(self) -> bool:
         waited = self.progress.position.epoch - 1 - self.progress.best_epoch
@@ -186,11 +198,11 @@ class Trainer:
 
     def _keep(self, checkpoints: Checkpoints) -> None:
         if self.accelerator.is_main_process:
-            checkpoints.save(self.model, self.optimizer, self.best, asdict(self.progress), self.device)
+            checkpoints.save(self.model, self.optimizer, self.best, asdict(self.progress))
         self.accelerator.wait_for_everyone()
 
     def _resume(self, checkpoints: Checkpoints) -> None:
-        facts = checkpoints.load(self.model, self.optimizer, self.best, self.device)
+        facts = checkpoints.load(self.model, self.optimizer, self.best)
         if facts:
             self.progress = Progress(**{**facts, "position": Position(**facts["position"])})
 
@@ -226,15 +238,22 @@ def score(model: Model, rows: Rows, outputs: list[dict[str, Array]]) -> Report:
     return {"loss": total, **report}
 
 
-def _mean_loss(model: Model, name: str, outputs: list[Array], targets: Any) -> float:
+def _mean_loss(model: Model, name: str, outputs: list[Array], targets: Sequence[Array]) -> float:
     head = model.head(name)
     device = next(model.parameters()).device
     total, weight = 0.0, 0.0
-    for output, target in zip(outputs, targets, strict=True):
-        known = torch.from_numpy(np.asarray(target))[None].to(device)
-        total += float(head.loss(torch.from_numpy(output)[None].to(device), known))
-        weight += float(head.weigh(known))
+    for start in range(0, len(outputs), _SCORED_TOGETHER):
+        part = slice(start, start + _SCORED_TOGETHER)
+        with torch.inference_mode():
+            answers = torch.from_numpy(_stacked(outputs[part], head.per_unit, 0)).to(device)
+            known = torch.from_numpy(_stacked(targets[part], head.per_unit, head.pad)).to(device)
+            total += float(head.loss(answers, known))
+            weight += float(head.weigh(known))
     return total / weight if weight else 0.0
+
+
+def _stacked(arrays: Sequence[Array], per_unit: bool, pad: float) -> Array:
+    return padded(arrays, max(len(array) for array in arrays), pad) if per_unit else np.stack(arrays)
 
 
 def rate_factor(options: TrainingOptions, step: int, total: int) -> float:
@@ -249,16 +268,20 @@ def rate_factor(options: TrainingOptions, step: int, total: int) -> float:
 
 
 def _parameter_groups(model: Model, options: TrainingOptions, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    rated = [(parameter, options.head_learning_rate) for parameter in model.heads.parameters()]
+    rated = [
+        (parameter, options.head_learning_rate, parameter.ndim > 1)
+        for parameter in model.heads.parameters()
+        if parameter.requires_grad
+    ]
+    # What scales or shifts is one number a channel, be it shaped as a row (IA3) or not: decay would pull it off its rest.
     rated += [
-        (parameter, options.learning_rate * rates[name])
+        (parameter, options.learning_rate * rates[name], parameter.ndim > 1 and min(parameter.shape) > 1)
         for name, parameter in model.backbone.named_parameters()
         if name in rates
     ]
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter, rate in rated:
-        decay = options.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
+    for parameter, rate, decays in rated:
+        groups.setdefault((rate, options.weight_decay if decays else 0.0), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()

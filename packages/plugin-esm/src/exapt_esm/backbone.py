@@ -129,6 +129,9 @@ def _compare(config: EsmConfig, vocabulary: Mapping[str, int], source: str) -> N
     if config.vocab_size != len(vocabulary):
         sizes = f"vocab.txt has {len(vocabulary)} tokens, its config.json says {config.vocab_size}"
         raise DataError(f"'{source}' does not fit together: its {sizes}")
+    if config.hidden_size % (2 * config.num_attention_heads):
+        sizes = f"width {config.hidden_size} makes no heads of an even width out of {config.num_attention_heads}"
+        raise DataError(f"'{source}' does not fit together: its {sizes}")
     for token, index in (("<pad>", config.pad_token_id), ("<mask>", config.mask_token_id)):
         if vocabulary[token] != index:
             ids = f"{token} is {vocabulary[token]} in its vocab.txt, {index} in its config.json"

@@ -17,14 +17,19 @@ def find(source: str, revision: str, name: str) -> Path | None:
 
     Raises ``DataError`` if ``source`` is neither a folder nor a hub id, or if the hub does not give it.
     """
-    folder = Path(source).expanduser()
-    if source and folder.is_dir():
+    folder = _folder(source)
+    if folder is not None:
         return folder / name if (folder / name).is_file() else None
     if not _HUB_ID.fullmatch(source):
         raise DataError(
             f"there is no folder '{source}'; name a folder with an ESM-2 checkpoint, or a hub id OWNER/NAME"
         )
     return _from_hub(source, revision, name)
+
+
+def _folder(source: str) -> Path | None:
+    path = Path(source).expanduser() if source.startswith("~/") else Path(source)
+    return path if source and path.is_dir() else None
 
 
 def _from_hub(repository: str, revision: str, name: str) -> Path | None:
@@ -51,7 +56,7 @@ def need(source: str, revision: str, name: str) -> Path:
 
 def lacking(source: str, name: str) -> str:
     """Return the sentence for a file that a checkpoint should have."""
-    if Path(source).expanduser().is_dir():
+    if _folder(source) is not None:
         return f"the folder '{source}' has no {name}, so it is no ESM-2 checkpoint"
     return (
         f"'{source}' is no folder here, and its {name} is neither on the hub nor in the cache of this machine; "

@@ -24,7 +24,8 @@ DROPPED = {
 """Tensors that files may hold and the backbone leaves out, by name or beginning of the name, with the reason."""
 
 _BARE = re.compile(r"(embeddings|encoder|pooler|contact_head|rotary_embeddings)\.")
-_LAYER_ROTARY = re.compile(r"encoder\.layer\.\d+\.attention\.self\.rotary_embeddings\.inv_freq$")
+# transformers 5 writes that one table back under the pattern itself, with a star for the layer.
+_LAYER_ROTARY = re.compile(r"encoder\.layer\.(\d+|\*)\.attention\.self\.rotary_embeddings\.inv_freq$")
 
 
 def read(source: str, revision: str) -> Iterator[tuple[str, Tensor]]:
@@ -74,7 +75,9 @@ def _refuse_text(path: Path) -> None:
 def _renamed(name: str) -> str:
     full = f"esm.{name}" if _BARE.match(name) else name
     # Each layer used to keep its own copy of the one table of frequencies.
-    return _LAYER_ROTARY.sub("rotary_embeddings.inv_freq", full)
+    full = _LAYER_ROTARY.sub("rotary_embeddings.inv_freq", full)
+    # What transformers 5 saves of a model that it built afresh has the oldest names of a norm's two vectors.
+    return full.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def fill(wanted: Mapping[str, Tensor], given: Iterable[tuple[str, Tensor]], source: str) -> set[str]:

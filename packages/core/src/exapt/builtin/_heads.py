@@ -202,8 +202,8 @@ class Regression(Head):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the summed squared error."""
         output, target = output.float(), target.reshape(output.shape).float()
-        # Unknown targets become the answer itself: NaN must not enter, or its gradient would be NaN as well.
-        return (output - torch.where(target.isnan(), output.detach(), target)).square().sum()
+        # Unknown ones are taken out before the square: after it, their gradient would be 0 x NaN.
+        return torch.where(target.isnan(), 0, output - target).square().sum()
 
     def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
         """Return ``prediction`` in the labels' own units; for several targets ``prediction.<target>`` each."""

@@ -16,20 +16,14 @@ from torch import nn
 from exapt.builtin.strategies import LoraOptions
 from exapt.errors import RecipeError, listed
 from exapt.parts import Backbone, Learns, Strategy
-from exapt.peft_folder import read_config
+from exapt.peft_folder import plain, read_config
 
-# What PEFT can say of a LoRA and exapt's options cannot: a folder that uses it is refused rather than changed.
-_PLAIN: Mapping[str, Any] = {
-    "bias": "none",
-    "fan_in_fan_out": False,
-    "layers_to_transform": None,
-    "lora_bias": False,
-    "modules_to_save": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "feedforward_modules": [],
-    "target_parameters": None,
-}
+# What a folder may say without changing what its tensors mean, or what is taken up below or checked against the tensors.
+_UNDERSTOOD = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"}
+_UNDERSTOOD |= {"task_type", "exclude_modules", "modules_to_save", "target_modules", "init_ia3_weights"}
+_UNDERSTOOD |= {"r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora"}
+# Ways to begin a LoRA that leave the pretrained weights alone; others, such as PiSSA, replace them.
+_BEGINNINGS = (True, False, "eva", "gaussian", "orthogonal")
 
 
 class Lora(Strategy):
@@ -53,9 +47,11 @@ class Lora(Strategy):
         targets = linear_targets(backbone, self.options.targets or backbone.lora_targets)
         if self.options.variant == "ia3":
             return peft.IA3Config(target_modules=targets, feedforward_modules=[])
+        # PEFT's annotation says int; it divides by it all the same.
+        alpha: Any = self.options.alpha
         return peft.LoraConfig(
             r=self.options.rank,
-            lora_alpha=self.options.alpha,
+            lora_alpha=alpha,
             lora_dropout=self.options.dropout,
             use_dora=self.options.variant == "dora",
             use_rslora=self.options.rank_stabilised,
@@ -98,13 +94,22 @@ def adopt(options: LoraOptions, folder: Path) -> LoraOptions:
     return LoraOptions(**theirs)
 
 
+def _refuse_more(config: Mapping[str, Any], folder: Path) -> None:
+    # What PEFT can say and exapt's options cannot is refused rather than passed over.
+    kind = peft.IA3Config if config["peft_type"] == "IA3" else peft.LoraConfig
+    usual = {name: plain(value) for name, value in kind().to_dict().items()}
+    for name in sorted(config.keys() - _UNDERSTOOD):
+        value = config[name]
+        begins = name == "init_lora_weights" and value in _BEGINNINGS
+        if value and not begins and value != usual.get(name):
+            raise RecipeError(f"'{folder.name}' has {name} = {value!r}, which strategy 'lora' does not do")
+
+
 def _as_options(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     kind = config.get("peft_type")
     if kind not in ("LORA", "IA3"):
         raise RecipeError(f"'{folder.name}' is a PEFT adapter of type {kind}; exapt starts from LORA and IA3")
-    for name, plain in _PLAIN.items():
-        if config.get(name, plain) not in (plain, None, [], {}):
-            raise RecipeError(f"'{folder.name}' has {name} = {config[name]!r}, which strategy 'lora' does not do")
+    _refuse_more(config, folder)
     targets = config.get("target_modules") or []
     if isinstance(targets, str):
         raise RecipeError(f"'{folder.name}' names its target_modules by a pattern, '{targets}'; exapt needs a list")

@@ -43,7 +43,9 @@ class HeadOptions(Options):
 
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of the features that is dropped while learning.")
     hidden: int = Field(0, ge=0, description="Width of a hidden layer; 0 for a linear head.")
-    standardise: bool = Field(True, description="Scale each feature by its mean and deviation over training examples.")
+    standardise: bool = Field(
+        True, description="Scale each feature of a frozen backbone by its mean and deviation over training examples."
+    )
 
 
 class SequenceOptions(HeadOptions):
@@ -121,6 +123,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         options=MultilabelOptions,
         build=_build_multilabel,
         infer=_infer_multilabel,
+        columns="classes",
         baseline="multilabel",
     )
     yield HeadSpec(
@@ -129,6 +132,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         options=RegressionOptions,
         build=_build_regression,
         infer=_infer_regression,
+        columns="targets",
         baseline="regression",
     )
     yield HeadSpec(

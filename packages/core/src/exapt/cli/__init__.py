@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 
 from exapt import __version__
 from exapt.cli import compare, doctor, embed, evaluate, inspect, listing, plugins, predict, train
-from exapt.errors import ExaptError
-from exapt.installed import COMMANDS, PluginInfo, chosen, installed
+from exapt.errors import ExaptError, did_you_mean
+from exapt.installed import PluginInfo, commands
 
 _CORE: dict[str, click.Command] = {
     command.name or "": command
@@ -32,19 +34,31 @@ _CORE: dict[str, click.Command] = {
 class PluginCommand(click.Command):
     """A command that a plugin brings: imported when it is run, so that ``--help`` imports no plugin."""
 
-    def __init__(self, info: PluginInfo) -> None:
-        super().__init__(info.name, help=f"A command of {info.distribution}.", add_help_option=False)
-        self.info = info
-        self.allow_extra_args = True
-        self.ignore_unknown_options = True
-        self.context_settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+    def __init__(self, name: str, infos: Sequence[PluginInfo]) -> None:
+        self.infos = infos
+        super().__init__(name, help=f"A command of {self.sources}.", add_help_option=False)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Import the plugin's command and hand over."""
+    @property
+    def sources(self) -> str:
+        """The distributions that bring it."""
+        return " and ".join(info.distribution for info in self.infos)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Leave all arguments, ``--help`` and ``--`` among them, to the plugin's own command."""
+        ctx.args = list(args)
+        return ctx.args
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Import the plugin's command and hand over. Raises ``UsageError`` if two plugins bring one of that name."""
         from exapt.plugins import load_command
 
-        command: click.Command = load_command(self.info)
-        return command.main(args=[*ctx.args], prog_name=ctx.command_path, standalone_mode=False, parent=ctx.parent)
+        if len(self.infos) > 1:
+            raise click.UsageError(
+                f"The command '{self.name}' is brought by {self.sources}; disable one with EXAPT_DISABLE_PLUGINS."
+            )
+        command: click.Command = load_command(self.infos[0])
+        with command.make_context(self.name, [*ctx.args], parent=ctx.parent) as inner:
+            command.invoke(inner)
 
 
 class Exapt(click.RichGroup):
@@ -52,17 +66,22 @@ class Exapt(click.RichGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return core's commands in the order of a day's work, then the others by name."""
-        return [*_CORE, *sorted({info.name for info in _brought()} - _CORE.keys())]
+        return [*_CORE, *sorted({info.name for info in commands()} - _CORE.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command by name. Raises ``UsageError`` if two plugins bring one of that name."""
+        """Return a command by name."""
         if cmd_name in _CORE:
             return _CORE[cmd_name]
-        found = [info for info in _brought() if info.name == cmd_name]
-        if len(found) > 1:
-            sources = " and ".join(info.distribution for info in found)
-            ctx.fail(f"the command '{cmd_name}' is brought by {sources}; disable one with EXAPT_DISABLE_PLUGINS")
-        return PluginCommand(found[0]) if found else None
+        found = [info for info in commands() if info.name == cmd_name]
+        return PluginCommand(cmd_name, found) if found else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was meant. Raises ``UsageError``, with the nearest, for one that there is not."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"No such command '{args[0]}'.{did_you_mean(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run a command; what is raised on purpose, by exapt or by click, becomes one line on stderr and an exit code."""
@@ -70,7 +89,7 @@ class Exapt(click.RichGroup):
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except ExaptError as error:
             code = _said(str(error), error.exit_code)
-        except click.exceptions.NoArgsIsHelpError as error:
+        except NoArgsIsHelpError as error:
             error.show()
             code = error.exit_code
         except click.ClickException as error:
@@ -83,10 +102,6 @@ class Exapt(click.RichGroup):
 def _said(message: str, code: int) -> int:
     click.echo(f"exapt: {' '.join(message.split())}", err=True)
     return code
-
-
-def _brought() -> list[PluginInfo]:
-    return chosen(installed(COMMANDS))
 
 
 @click.group(cls=Exapt, context_settings={"help_option_names": ["-h", "--help"]})

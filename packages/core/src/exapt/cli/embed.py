@@ -36,7 +36,10 @@ def embed(
     overwrite: bool,
     device: str,
 ) -> None:
-    """Write the features of each row of DATA; the same command goes on where it was interrupted."""
+    """Write the features of each row of DATA to a file.
+
+    What is done is kept in OUT.parts until the end: the same command goes on where it was interrupted.
+    """
     from exapt.embedding import Embedder, embed_file
     from exapt.recipe import DataOptions
 

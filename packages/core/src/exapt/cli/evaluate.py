@@ -21,7 +21,10 @@ from exapt.cli.output import note, number, say_json, say_table
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(adapter: Path, data: Path, backbone: str, device: str, as_json: bool, **flags: Any) -> None:
-    """Measure ADAPTER on the labelled rows of DATA."""
+    """Measure ADAPTER on the labelled rows of DATA.
+
+    DATA has the columns that ADAPTER was learned from, labels included.
+    """
     from exapt.api import load
     from exapt.prediction import evaluate_file
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from exapt.cli.output import say, say_json
+from exapt.cli.output import note, say, say_json
 from exapt.manifest import card, read_manifest
 
 
@@ -18,7 +18,10 @@ from exapt.manifest import card, read_manifest
 @click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest.")
 def inspect(adapter: Path, verify: bool, backbone: str, as_json: bool) -> None:
-    """Show what ADAPTER was learned from and how."""
+    """Show what ADAPTER was learned from, how, and how well.
+
+    Without --verify only its manifest is read, and no plugin is needed.
+    """
     manifest = read_manifest(adapter)
     if as_json:
         say_json(manifest)
@@ -28,4 +31,4 @@ def inspect(adapter: Path, verify: bool, backbone: str, as_json: bool) -> None:
         from exapt.api import load
 
         load(adapter, backbone=backbone)
-        say(f"verified: {adapter}")
+        (note if as_json else say)(f"verified: {adapter}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import rich_click as click
 
@@ -11,15 +13,20 @@ from exapt.errors import ComponentError
 
 if TYPE_CHECKING:
     from exapt.plugins import Offer
+    from exapt.specs import Options
 
 KINDS = ("backbones", "checkpoints", "tokenizers", "heads", "strategies", "readers", "writers")
+ONE_OF = ("backbone", "checkpoint", "tokenizer", "head", "strategy", "reader", "writer")
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.argument("kind", type=click.Choice(KINDS), required=False, metavar="[KIND]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(kind: str | None, as_json: bool) -> None:
-    """List the components that the installed plugins offer."""
+    """List the components of core and of the installed plugins, all of them or those of one KIND.
+
+    KIND is backbones, checkpoints, tokenizers, heads, strategies, readers or writers.
+    """
     kinds = [kind] if kind else [one for one in KINDS if one != "checkpoints"]
     found = {one: _rows(one) for one in kinds}
     if as_json:
@@ -36,20 +43,21 @@ def list_(kind: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument(
-    "kind", type=click.Choice([kind.removesuffix("s") if kind != "strategies" else "strategy" for kind in KINDS])
-)
+@click.argument("kind", type=click.Choice(ONE_OF), metavar="KIND")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(kind: str, name: str, as_json: bool) -> None:
-    """Show one component: its options, its defaults, its licence and its paper."""
+    """Show one component: its options and their defaults; of a checkpoint, its source, licence and paper.
+
+    KIND is backbone, checkpoint, tokenizer, head, strategy, reader or writer.
+    """
     facts = _checkpoint(name) if kind == "checkpoint" else _component(kind, name)
     if as_json:
         say_json(facts)
         return
     for key, value in facts.items():
         if key != "options":
-            say(f"{key}: {value}")
+            say(f"{key}: {', '.join(value) if isinstance(value, tuple) else value}")
     if facts.get("options"):
         say("options:")
         say_table(("  name", "type", "default", "description"), [[f"  {row[0]}", *row[1:]] for row in facts["options"]])
@@ -113,19 +121,32 @@ def _component(kind: str, name: str) -> dict[str, Any]:
             facts[extra] = getattr(offer.spec, extra)
     if getattr(offer.spec, "checkpoints", ()):
         facts["checkpoints"] = ", ".join(checkpoint.name for checkpoint in offer.spec.checkpoints)
-    facts["options"] = [_option(name, field) for name, field in offer.spec.options.model_fields.items()]
+    facts["options"] = shown_options(offer.spec.options)
     return facts
 
 
+def shown_options(options: type[Options]) -> list[tuple[str, str, str, str]]:
+    """Return name, type, default and description of each option, as they are shown to a user."""
+    return [_option(name, field) for name, field in options.model_fields.items()]
+
+
 def _option(name: str, field: Any) -> tuple[str, str, str, str]:
-    kind = (
-        getattr(field.annotation, "__name__", None)
-        if not str(field.annotation).startswith(("typing", "tuple"))
-        else None
-    )
-    kind = kind or str(field.annotation).replace("typing.", "")
-    default = "(required)" if field.is_required() else repr(field.default)
-    return name, kind, default, field.description or ""
+    default = "(required)" if field.is_required() else json.dumps(field.get_default(), default=list)
+    return name, type_said(field.annotation), default, field.description or ""
+
+
+def type_said(kind: Any) -> str:
+    """Return a type as a user would say it: ``one of mean, max``, ``list of str``, ``float``."""
+    origin, members = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return type_said(members[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, members))}" if len(members) > 1 else str(members[0])
+    if origin in (tuple, list):
+        return f"list of {' and '.join(dict.fromkeys(type_said(one) for one in members if one is not ...))}"
+    if members and origin is not dict:
+        return " or ".join(type_said(one) for one in members if one is not NoneType)
+    return getattr(kind, "__name__", str(kind))
 
 
 def _say_broken() -> None:

@@ -23,7 +23,11 @@ from exapt.cli.output import note
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
 def predict(adapter: Path, data: Path, out: Path | None, backbone: str, device: str, **flags: Any) -> None:
-    """Answer for each row of DATA with ADAPTER."""
+    """Answer for each row of DATA with ADAPTER, in the order of DATA.
+
+    Columns: id, prediction and probability_CLASS; with several heads or targets HEAD.prediction.TARGET; for answers
+    per position, lists.
+    """
     from exapt.api import load
     from exapt.prediction import predict_file
 

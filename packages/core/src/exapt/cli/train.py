@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+from click.exceptions import Exit
 
 from exapt.cli.output import Watching, note, number, say, say_json, say_table
-from exapt.errors import RecipeError
+from exapt.errors import RecipeError, listed
 
 if TYPE_CHECKING:
     from exapt.events import Event, Run
@@ -44,10 +45,14 @@ def recipe_options(command: Any) -> Any:
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def train(recipe: Path | None, out: Path, resume: bool, device: str, as_json: bool, **flags: Any) -> None:
-    """Train as RECIPE (TOML or JSON) says, or as the flags do, and save the adapter."""
+    """Train as RECIPE (TOML or JSON) says, or as the flags do, and save the adapter.
+
+    Flags win over the file. --set reaches every key: --set training.epochs=20 --set strategy.rank=4. The resolved
+    recipe goes to stderr, the metrics to stdout, the log and the checkpoints to OUT.run.
+    """
     given = written(recipe, flags)
     from exapt import api
-    from exapt.training import is_main_process
+    from exapt.device import is_main_process
 
     watching = Watching()
     try:
@@ -57,7 +62,7 @@ def train(recipe: Path | None, out: Path, resume: bool, device: str, as_json: bo
         note(
             "interrupted; the same command with --resume goes on" if kept else "interrupted before the first checkpoint"
         )
-        raise click.exceptions.Exit(130) from None
+        raise Exit(130) from None
     finally:
         watching.close()
     if is_main_process():
@@ -69,25 +74,60 @@ def written(path: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
     from exapt.recipe import parsed
 
     recipe: dict[str, Any] = parsed(path) if path else {}
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"recipe '{path}' holds no table of keys")
     if not path and not flags["data"]:
         raise RecipeError("give a recipe file, or --data, --label, --backbone, --head and --strategy")
-    places = {
-        "data": "data.path",
-        "input_": "data.input",
-        "split": "split.column",
-        "label": "head.label",
-        "head": "head.name",
-    }
-    places |= {"backbone": "backbone.name", "strategy": "strategy.name", "seed": "seed"}
-    for flag, place in places.items():
+    for flag, place in (("data", "data.path"), ("input_", "data.input"), ("split", "split.column"), ("seed", "seed")):
         if flags[flag] is not None:
-            _put(recipe, place, _columns(flags[flag]) if flag == "label" else flags[flag])
+            _put(recipe, place, flags[flag])
+    _put_components(recipe, flags)
     for setting in flags["settings"]:
         key, equals, value = setting.partition("=")
         if not equals:
             raise RecipeError(f"--set takes KEY=VALUE, not '{setting}'")
         _put(recipe, key.strip(), _value(value.strip()))
     return recipe
+
+
+def _put_components(recipe: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Let flags replace the file's components: options said for another one go with it."""
+    if flags["backbone"] is not None:
+        recipe["backbone"] = _renamed(recipe.get("backbone"), flags["backbone"], ())
+    if flags["strategy"] is not None:
+        several = recipe.pop("strategies", None) or [None]
+        recipe["strategy"] = _renamed(recipe.get("strategy", several[0]), flags["strategy"], ())
+    if flags["head"] is None and flags["label"] is None:
+        return
+    place = _only_head(recipe)
+    if flags["head"] is not None:
+        _put(recipe, place, _renamed(_at(recipe, place), flags["head"], ("label", "weight")))
+    if flags["label"] is not None:
+        _put(recipe, f"{place}.label", _columns(flags["label"]))
+
+
+def _renamed(given: Any, name: str, kept: tuple[str, ...]) -> dict[str, Any]:
+    table = given if isinstance(given, dict) else {"name": given}
+    if table.get("name") == name:
+        return dict(table)
+    return {"name": name, **{key: table[key] for key in kept if key in table}}
+
+
+def _only_head(recipe: dict[str, Any]) -> str:
+    heads = recipe.get("heads")
+    if not isinstance(heads, dict) or not heads:
+        return "head"
+    if len(heads) > 1 or "head" in recipe:
+        names = listed({*heads, *({"head"} & recipe.keys())})
+        raise RecipeError(f"the recipe has several heads, {names}: change one with --set heads.NAME.label=COLUMN")
+    return f"heads.{next(iter(heads))}"
+
+
+def _at(recipe: dict[str, Any], place: str) -> Any:
+    found: Any = recipe
+    for key in place.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _columns(label: str) -> str | list[str]:

@@ -76,9 +76,13 @@ def gap(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max()) / largest
 
 
-def loss_of(features: Features) -> Tensor:
-    """Return a number that depends on every feature in a way of its own, so that no gradient cancels."""
+def learn_from(features: Features) -> None:
+    """Give gradients of a number that depends on every feature in a way of its own, so that none cancels."""
     hidden = features.hidden[features.mask]
     wave = torch.arange(1.0, hidden.shape[-1] + 1).sin()
-    total = (hidden.float() * wave).square().sum()
-    return total if features.summary is None else total + (features.summary.float() * wave).square().sum()
+    loss = (hidden.float() * wave).square().sum()
+    if features.summary is not None:
+        loss = loss + (features.summary.float() * wave).square().sum()
+    # Where all parameters are frozen there is nothing to give gradients to.
+    if loss.requires_grad:
+        torch.autograd.backward(loss)

@@ -32,7 +32,7 @@ def metadata(case: BackboneCase) -> Faults:
         yield "it has no probe inputs, so that no adapter of it could be verified"
     for checkpoint in case.spec.checkpoints:
         yield from _checkpoint(checkpoint)
-        if checkpoint.source == getattr(case.options, "source", None):
+        if checkpoint.source == getattr(case.options, "source", ""):
             yield from _as_built(checkpoint, case.backbone)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from exapt.errors import DataError, listed
 from exapt.parts import Head, Pooled
@@ -80,10 +81,11 @@ def loss_adds_up(case: HeadCase) -> Faults:
     """The loss is a sum: twice the inputs have twice the loss and twice the weight, however they are split."""
     head = case.build()
     output, target = answer(head, case.features), case.targets(head)
-    for name, measure in (
-        ("loss", lambda rows: head.loss(output[rows], target[rows])),
-        ("weigh", lambda rows: head.weigh(target[rows])),
-    ):
+    measures: dict[str, Callable[[slice], Tensor]] = {
+        "loss": lambda rows: head.loss(output[rows], target[rows]),
+        "weigh": lambda rows: head.weigh(target[rows]),
+    }
+    for name, measure in measures.items():
         once, parts = measure(slice(None)), [measure(slice(1)), measure(slice(1, None))]
         if once.ndim:
             yield f"{name} has shape {list(once.shape)}, not []"

@@ -143,8 +143,8 @@ def _check_offered_tokenizer(spec: TokenizerSpec, siblings: Sequence[Spec]) -> s
 
 def _files_at_hand(spec: BackboneSpec) -> dict[str, str] | None:
     """Return source and revision of a checkpoint that needs no network, nothing if none is needed, else None."""
-    if not spec.checkpoints:
-        return None if "source" in spec.options.model_fields else {}
+    if "source" not in spec.options.model_fields:
+        return {}
     for checkpoint in spec.checkpoints:
         package = checkpoint.source.isidentifier() and importlib.util.find_spec(checkpoint.source) is not None
         if package or Path(checkpoint.source).exists():

@@ -14,7 +14,7 @@ from exapt.model import Model
 from exapt.parts import Backbone, Learns, Strategy, cast_features
 from exapt.recipe import TrainingOptions
 from exapt.specs import Options, StrategySpec
-from exapt.testing._backbone_case import TOLERANCE, BackboneCase, gap, loss_of, read
+from exapt.testing._backbone_case import TOLERANCE, BackboneCase, gap, learn_from, read
 from exapt.testing._check import Check, Faults
 
 
@@ -98,7 +98,7 @@ def _step(strategy: Strategy, backbone: Backbone, case: StrategyCase) -> set[str
     # Twice, because a low-rank update starts with one factor at zero: the first step moves only that one.
     for _ in range(2 if names else 0):
         model.zero_grad()
-        torch.autograd.backward(loss_of(cast_features(backbone(case.on.batch))))
+        learn_from(cast_features(backbone(case.on.batch)))
         torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=1e-3).step()
     backbone.eval()
     return names

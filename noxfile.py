@@ -1,0 +1,115 @@
+"""What a contributor runs: ``nox -s tests | lint | types | demo | benchmark | docs | minimums | coverage``."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+CONSTRAINTS = "constraints.txt"
+PACKAGES = ("packages/core", "packages/plugin-esm", "examples/plugin-antiberty")
+CODE = ("packages", "examples", "tests", "benchmarks", "docs", "noxfile.py")
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.needs_version = ">=2025.2"
+
+
+def install(session: nox.Session, *tools: str) -> None:
+    """Install the packages as they stand in the checkout, and some tools, at the pinned versions."""
+    editable = [argument for package in PACKAGES for argument in ("-e", package)]
+    session.install("-c", CONSTRAINTS, "hatchling", "editables")
+    # Without isolation the packages are built by the hatchling above, at its pinned version.
+    session.install("-c", CONSTRAINTS, "--no-build-isolation", *editable, *tools)
+
+
+def quiet(session: nox.Session) -> dict[str, str]:
+    """Return the environment of every run: no hub, and caches of its own."""
+    return {"HF_HUB_OFFLINE": "1", "EXAPT_CACHE": session.create_tmp(), "TOKENIZERS_PARALLELISM": "false"}
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, or those named: ``nox -s tests -- tests/core -k adapter``."""
+    install(session, "pytest", "sphinx", "myst-parser", "furo")
+    session.run("pytest", *session.posargs, env=quiet(session))
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure how much of core the tests run."""
+    install(session, "pytest", "pytest-cov", "sphinx", "myst-parser", "furo")
+    session.run("pytest", "--cov=exapt", "--cov-report=term-missing:skip-covered", *session.posargs, env=quiet(session))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format and habits, and that versions and changelogs agree."""
+    session.install("-c", CONSTRAINTS, "ruff")
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("ruff", "check", *CODE)
+    for package in PACKAGES:
+        check_changelog(session, ROOT / package)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    install(session, "mypy", "nox", "pytest", "scipy-stubs")
+    session.run("mypy", "packages/core/src", "packages/plugin-esm/src", "examples/plugin-antiberty", "noxfile.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the docs, warnings being errors; ``nox -s docs -- --write`` writes the generated pages anew."""
+    install(session, "sphinx", "myst-parser", "furo")
+    if "--write" in session.posargs:
+        session.run("python", "docs/generate.py", env=quiet(session))
+    session.run("python", "docs/generate.py", "--check", env=quiet(session))
+    session.run("sphinx-build", "-W", "-q", "docs", session.create_tmp() + "/html", env=quiet(session))
+
+
+@nox.session(reuse_venv=False)
+def demo(session: nox.Session) -> None:
+    """Train a real pretrained model on real labels, predict with it from a second process, and ask whether it helped."""
+    install(session)
+    out = Path(session.create_tmp())
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    env = quiet(session)
+    adapter, answers = str(out / "germline"), str(out / "answers.csv")
+    session.run("exapt", "train", "examples/germline.toml", "--out", adapter, env=env)
+    session.run("exapt", "predict", adapter, "examples/data/germline_v.csv", "-o", answers, env=env)
+    session.run("exapt", "evaluate", adapter, "examples/data/germline_v.csv", "--part", "test", "--by", "chain", env=env)
+    session.run("exapt", "compare", "examples/germline.toml", "--seeds", "0,1,2", env=env)
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Measure speed against named peers: ``nox -s benchmark -- embedding`` for one of them."""
+    install(session)
+    names = session.posargs or sorted(path.stem for path in (ROOT / "benchmarks").glob("bench_*.py"))
+    for name in names:
+        script = f"benchmarks/bench_{name.removeprefix('bench_')}.py"
+        session.run("python", script, env={**quiet(session), "OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Run the tests with the oldest versions that the packages' metadata allow (but torch, whose builds are large)."""
+    core = tomllib.loads((ROOT / "packages/core/pyproject.toml").read_text(encoding="utf-8"))
+    floors = [name.replace(">=", "==").split(",")[0] for name in core["project"]["dependencies"] if "torch" not in name]
+    install(session, "pytest", "sphinx", "myst-parser", "furo")
+    session.install(*floors)
+    session.run("pytest", *session.posargs, env=quiet(session))
+
+
+def check_changelog(session: nox.Session, package: Path) -> None:
+    """Stop unless the package's changelog, if it has one, has a section for its version."""
+    project = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    changelog = package / "CHANGELOG.md"
+    if changelog.exists() and f"## [{project['version']}]" not in changelog.read_text(encoding="utf-8"):
+        session.error(f"{changelog.relative_to(ROOT)} has no section for version {project['version']}")

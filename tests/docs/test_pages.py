@@ -1,0 +1,211 @@
+"""What the pages say is so: their commands run, their recipes resolve, their tables are whole."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import exapt
+from exapt import metrics, parts
+from exapt.plugins import current
+from exapt.recipe import DataOptions, HeadChoice, Recipe, SplitOptions, TrainingOptions, read_recipe
+from exapt.resolve import resolve
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+TINY = ROOT / "tests" / "golden" / "esm2" / "given" / "model"
+# The page of the first plugin has a test of its own, which installs what it writes.
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((DOCS / "tutorials").glob("*.md")) if page.stem != "first-plugin"),
+    *sorted((DOCS / "how-to").glob("*.md")),
+]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+KEPT_ROWS = {"train": 60, "valid": 50, "test": 20}
+
+
+def text_of(page):
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def blocks(page, *languages):
+    return [code for language, code in BLOCK.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+def recipes():
+    for page in PAGES:
+        for number, code in enumerate(blocks(page, "toml"), 1):
+            yield pytest.param(tomllib.loads(code), id=f"{page.stem}-{number}")
+
+
+def thin(table, into):
+    """Keep a few rows of each part, evenly drawn, so that the pages' own commands are quick."""
+    with table.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    part = header.index("split")
+    of_part = {name: [row for row in rows if row[part] == name] for name in KEPT_ROWS}
+    kept = [
+        of_part[name][place]
+        for name, count in KEPT_ROWS.items()
+        for place in np.linspace(0, len(of_part[name]) - 1, count).astype(int)
+    ]
+    with into.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *kept])
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def work(tmp_path, cache, monkeypatch):
+    (tmp_path / "examples" / "data").mkdir(parents=True)
+    (tmp_path / "tiny-esm2").symlink_to(TINY)
+    (tmp_path / "examples" / "germline.toml").symlink_to(ROOT / "examples" / "germline.toml")
+    thin(ROOT / "examples" / "data" / "germline_v.csv", tmp_path / "examples" / "data" / "germline_v.csv")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXAPT_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    return tmp_path
+
+
+def run(language, code):
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_run(page, work):
+    for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language in ("bash", "python"):
+            outcome = run(language, code)
+            assert outcome.returncode == 0, f"{code}\n{outcome.stdout}\n{outcome.stderr}"
+        elif language == "console":
+            for command, said in shown(code):
+                outcome = run("bash", command)
+                assert (outcome.stdout + outcome.stderr).strip() == said
+
+
+def shown(code):
+    """Yield the commands of a block with the output that is shown of them; commands without any are not run."""
+    for piece in re.split(r"^\$ ", code, flags=re.M)[1:]:
+        command, _, said = piece.partition("\n")
+        if said.strip():
+            yield command, said.strip()
+
+
+@pytest.mark.parametrize("recipe", list(recipes()))
+def test_recipes_resolve(recipe):
+    resolved = resolve(read_recipe(recipe), current())
+    assert read_recipe(resolved.as_recipe()).data.path == recipe["data"]["path"].rpartition("/")[2]
+
+
+def test_the_tutorial_shows_the_recipe_that_it_runs():
+    shown_here = blocks(DOCS / "tutorials" / "first-adapter.md", "toml")
+    assert tomllib.loads((ROOT / "examples" / "germline.toml").read_text(encoding="utf-8")) == tomllib.loads(
+        shown_here[0]
+    )
+
+
+def test_the_page_of_recipes_names_every_key_with_its_default():
+    page = text_of("how-to/write-a-recipe.md")
+    for model in (Recipe, DataOptions, SplitOptions, TrainingOptions, HeadChoice):
+        for name in model.model_fields:
+            assert f"`{name}`" in page or f"### [{name}]" in page, f"{model.__name__}.{name}"
+    for name, field in TrainingOptions.model_fields.items():
+        said = re.search(rf"^\| `{name}` \| (.+?) \|", page, re.M)[1].strip('`"')
+        assert said == "the head's own" or type(field.default)(said) == field.default, name
+
+
+def test_the_page_of_metrics_names_every_metric():
+    page = text_of("reference/metrics.md")
+    random = np.random.default_rng(0)
+    shares, values = random.dirichlet([1, 1, 1], 30), random.normal(size=(30, 2))
+    found = {
+        **metrics.classification(shares, random.integers(0, 3, 30)),
+        **metrics.multilabel(shares, random.integers(0, 2, (30, 3))),
+        **metrics.regression(values[:, 0], values[:, 1]),
+    }
+    assert sorted({*found, "loss"}) == sorted(set(re.findall(r"^\| `(\w+)` \|", page, re.M)) | {"loss"})
+    assert all(f"`{name}`" in page for name in metrics.LOWER_IS_BETTER)
+
+
+def test_the_page_of_parts_shows_every_part():
+    page = text_of("reference/parts.md")
+    own = {name for name, value in vars(parts).items() if getattr(value, "__module__", "") == parts.__name__}
+    public = {name for name in own if not name.startswith("_") and isinstance(getattr(parts, name), type)}
+    assert public == set(re.findall(r"^\.\. autoclass:: (\w+)$", page, re.M))
+
+
+def keys(value, place=""):
+    """Yield the dotted keys of a manifest, down to where its own names end and those of recipes and tensors begin."""
+    for name, inner in value.items():
+        full = f"{place}{name}"
+        deep = isinstance(inner, dict) and full not in {"recipe", "plugins", "tensors", "data.rows", "made_with"}
+        yield from keys(inner, f"{full}.") if deep and full.count(".") == 0 else [full]
+
+
+def test_the_page_of_the_format_describes_every_key(work):
+    adapted = exapt.train(
+        {
+            "data": {"path": "examples/data/germline_v.csv"},
+            "split": {"column": "split", "train_size": 10, "valid_size": 5},
+            "backbone": "esm2:tiny-esm2",
+            "head": {"name": "sequence-classification", "label": "organism"},
+            "strategy": "probe",
+            "training": {"epochs": 1},
+        }
+    )
+    page = text_of("reference/adapter-format.md")
+    first_cells = " ".join(re.findall(r"^\| (`.+?`) \|", page, re.M))
+    described = {*re.findall(r"`([\w.]+)`", first_cells), "data.labels_file", "data.labels_sha256"}
+    files = {"exapt.json", "heads.safetensors", "backbone.safetensors", "README.md"}
+    written = {*keys(adapted.manifest), "data.labels_file", "data.labels_sha256"}
+    assert written == described - files - {"adapter_config.json", "adapter_model.safetensors"}
+    assert all(f"`{name}`" in page for name in adapted.manifest["made_with"])
+
+
+def test_the_page_of_the_architecture_names_every_module():
+    page = text_of("explanation/architecture.md")
+    package = ROOT / "packages" / "core" / "src" / "exapt"
+    modules = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert modules - {"__init__"} == set(re.findall(r"^\| `(\w+)` \|", page, re.M))
+
+
+PACKAGES = {
+    "exapt": "packages/core",
+    "exapt-esm": "packages/plugin-esm",
+    "exapt-antiberty": "examples/plugin-antiberty",
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_page_of_dependencies_gives_a_reason_for_each(package):
+    section = text_of("explanation/dependencies.md").split(f"\n## {package}\n")[1].split("\n## ")[0]
+    described = dict(re.findall(r"^\| `(.+?)` \| (.+?) \|$", section, re.M))
+    metadata = tomllib.loads((ROOT / PACKAGES[package] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert list(described) == metadata["project"]["dependencies"]
+    assert all(described.values())
+
+
+def test_core_names_at_most_fourteen_dependencies_beside_torch_and_transformers():
+    metadata = tomllib.loads((ROOT / "packages" / "core" / "pyproject.toml").read_text(encoding="utf-8"))
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in metadata["project"]["dependencies"]}
+    assert len(names - {"torch", "transformers"}) <= 14
+
+
+@pytest.mark.slow
+def test_the_pages_build_without_a_warning_and_all_links_lead_somewhere(tmp_path):
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(DOCS), str(tmp_path)]
+    outcome = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (0, "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,19 +13,37 @@ import nox
 ROOT = Path(__file__).parent
 CONSTRAINTS = "constraints.txt"
 PACKAGES = ("packages/core", "packages/plugin-esm", "examples/plugin-antiberty")
+TYPED = ("packages/core/src", "packages/plugin-esm/src", "examples/plugin-antiberty", "noxfile.py")
 CODE = ("packages", "examples", "tests", "benchmarks", "docs", "noxfile.py")
 
-nox.options.sessions = ["lint", "types", "tests"]
+TOOLS = ("mypy", "pytest", "pytest-cov", "scipy-stubs", "sphinx", "myst-parser", "furo", "nox")
+
+nox.options.sessions = ["lint", "types", "docs", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.needs_version = ">=2025.2"
 
 
-def install(session: nox.Session, *tools: str) -> None:
+def install(session: nox.Session, python: str, *tools: str) -> None:
     """Install the packages as they stand in the checkout, and some tools, at the pinned versions."""
+    pip = (python, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS)
     editable = [argument for package in PACKAGES for argument in ("-e", package)]
-    session.install("-c", CONSTRAINTS, "hatchling", "editables")
+    session.run(*pip, "hatchling", "editables", external=True)
     # Without isolation the packages are built by the hatchling above, at its pinned version.
-    session.install("-c", CONSTRAINTS, "--no-build-isolation", *editable, *tools)
+    session.run(*pip, "--no-build-isolation", *editable, *tools, external=True)
+
+
+def developing(session: nox.Session) -> str:
+    """Return the python of the one environment that most sessions share: torch takes a minute to install, and room."""
+    folder = ROOT / ".nox" / "dev"
+    python = str(folder / ("Scripts" if sys.platform == "win32" else "bin") / "python")
+    files = [ROOT / CONSTRAINTS, ROOT / "noxfile.py", *(ROOT / package / "pyproject.toml" for package in PACKAGES)]
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    stamp = folder / "installed"
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
+        session.run(sys.executable, "-m", "venv", str(folder), external=True)
+        install(session, python, *TOOLS)
+        stamp.write_text(wanted, encoding="utf-8")
+    return python
 
 
 def quiet(session: nox.Session) -> dict[str, str]:
@@ -31,51 +51,50 @@ def quiet(session: nox.Session) -> dict[str, str]:
     return {"HF_HUB_OFFLINE": "1", "EXAPT_CACHE": session.create_tmp(), "TOKENIZERS_PARALLELISM": "false"}
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run all tests, or those named: ``nox -s tests -- tests/core -k adapter``."""
-    install(session, "pytest", "sphinx", "myst-parser", "furo")
-    session.run("pytest", *session.posargs, env=quiet(session))
+    session.run(developing(session), "-m", "pytest", *session.posargs, env=quiet(session), external=True)
 
 
-@nox.session
+@nox.session(venv_backend="none", default=False)
 def coverage(session: nox.Session) -> None:
     """Measure how much of core the tests run."""
-    install(session, "pytest", "pytest-cov", "sphinx", "myst-parser", "furo")
-    session.run("pytest", "--cov=exapt", "--cov-report=term-missing:skip-covered", *session.posargs, env=quiet(session))
+    report = ("--cov=exapt", "--cov-report=term-missing:skip-covered")
+    session.run(developing(session), "-m", "pytest", *report, *session.posargs, env=quiet(session), external=True)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check format and habits, and that versions and changelogs agree."""
-    session.install("-c", CONSTRAINTS, "ruff")
+    session.install("--quiet", "-c", CONSTRAINTS, "ruff")
     session.run("ruff", "format", "--check", *CODE)
     session.run("ruff", "check", *CODE)
     for package in PACKAGES:
         check_changelog(session, ROOT / package)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    install(session, "mypy", "nox", "pytest", "scipy-stubs")
-    session.run("mypy", "packages/core/src", "packages/plugin-esm/src", "examples/plugin-antiberty", "noxfile.py")
+    session.run(developing(session), "-m", "mypy", *TYPED, external=True)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """Build the docs, warnings being errors; ``nox -s docs -- --write`` writes the generated pages anew."""
-    install(session, "sphinx", "myst-parser", "furo")
+    python, env = developing(session), quiet(session)
     if "--write" in session.posargs:
-        session.run("python", "docs/generate.py", env=quiet(session))
-    session.run("python", "docs/generate.py", "--check", env=quiet(session))
-    session.run("sphinx-build", "-W", "-q", "docs", session.create_tmp() + "/html", env=quiet(session))
+        session.run(python, "docs/generate.py", env=env, external=True)
+    session.run(python, "docs/generate.py", "--check", env=env, external=True)
+    html = session.create_tmp() + "/html"
+    session.run(python, "-m", "sphinx", "-W", "-q", "docs", html, env=env, external=True)
 
 
-@nox.session(reuse_venv=False)
+@nox.session(reuse_venv=False, default=False)
 def demo(session: nox.Session) -> None:
     """Train a real pretrained model on real labels, predict with it from a second process, and ask whether it helped."""
-    install(session)
+    install(session, "python")
     out = Path(session.create_tmp())
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -83,26 +102,28 @@ def demo(session: nox.Session) -> None:
     adapter, answers = str(out / "germline"), str(out / "answers.csv")
     session.run("exapt", "train", "examples/germline.toml", "--out", adapter, env=env)
     session.run("exapt", "predict", adapter, "examples/data/germline_v.csv", "-o", answers, env=env)
-    session.run("exapt", "evaluate", adapter, "examples/data/germline_v.csv", "--part", "test", "--by", "chain", env=env)
+    session.run(
+        "exapt", "evaluate", adapter, "examples/data/germline_v.csv", "--part", "test", "--by", "chain", env=env
+    )
     session.run("exapt", "compare", "examples/germline.toml", "--seeds", "0,1,2", env=env)
 
 
-@nox.session
+@nox.session(venv_backend="none", default=False)
 def benchmark(session: nox.Session) -> None:
     """Measure speed against named peers: ``nox -s benchmark -- embedding`` for one of them."""
-    install(session)
+    python = developing(session)
     names = session.posargs or sorted(path.stem for path in (ROOT / "benchmarks").glob("bench_*.py"))
     for name in names:
         script = f"benchmarks/bench_{name.removeprefix('bench_')}.py"
-        session.run("python", script, env={**quiet(session), "OMP_NUM_THREADS": "1"})
+        session.run(python, script, env={**quiet(session), "OMP_NUM_THREADS": "1"}, external=True)
 
 
-@nox.session
+@nox.session(default=False)
 def minimums(session: nox.Session) -> None:
     """Run the tests with the oldest versions that the packages' metadata allow (but torch, whose builds are large)."""
     core = tomllib.loads((ROOT / "packages/core/pyproject.toml").read_text(encoding="utf-8"))
     floors = [name.replace(">=", "==").split(",")[0] for name in core["project"]["dependencies"] if "torch" not in name]
-    install(session, "pytest", "sphinx", "myst-parser", "furo")
+    install(session, "python", *TOOLS)
     session.install(*floors)
     session.run("pytest", *session.posargs, env=quiet(session))
 

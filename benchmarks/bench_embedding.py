@@ -18,7 +18,7 @@ _PEERS = {
     "stock, one by one": Batches(1),
     "stock, 8 in arrival order": Batches(8),
     _NAMED: Batches(16),
-    "stock, 32 in arrival order": Batches(32),
+    "stock, 32, which are all": Batches(32),
     "stock, 8 by length": Batches(8, ordered=True),
     "stock, 16 by length": Batches(16, ordered=True),
     "stock, by length, 1,024 tokens": Batches(ordered=True, budget=1024),
@@ -35,9 +35,9 @@ def compare(folder: Path, mix: str, threshold: float | None) -> None:
         sequences = measure.draw(mix, _ROWS, seed=number)
         table = peers.write_table(folder / "table.csv", sequences)
         out = folder / "embedding.parquet"
-        variants = {"exapt": partial(embed_file, embedder, table, out, overwrite=True)}
-        variants |= {name: partial(stock.embed_file, table, out, batches) for name, batches in _PEERS.items()}
-        return measure.Case(variants, measure.tokens(sequences))
+        ours = {"exapt": partial(embed_file, embedder, table, out, overwrite=True)}
+        theirs = {name: partial(stock.embed_file, table, out, batches) for name, batches in _PEERS.items()}
+        return measure.Case({**ours, **theirs}, measure.tokens(sequences))
 
     _warm_up(prepare(0))
     title = f"Embedding, ESM-2 8M, {mix} lengths, {_ROWS} sequences a round, fp32"

@@ -30,8 +30,9 @@ _VOCABULARY = Path(__file__).parents[1] / "tests" / "golden" / "esm2" / "given" 
 
 def quiet() -> None:
     """Keep transformers from talking."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    talk: Any = transformers.logging
+    talk.set_verbosity_error()
+    talk.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
 
@@ -67,12 +68,17 @@ def write_table(path: Path, sequences: Sequence[str]) -> Path:
     return path
 
 
+def bare(folder: Path) -> Any:
+    """Return stock ``EsmModel`` without a pooler, which no checkpoint of ESM-2 has."""
+    return EsmModel.from_pretrained(folder, add_pooling_layer=False)
+
+
 class Stock:
     """Stock ``EsmModel`` and ``EsmTokenizer``."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer: Any = EsmTokenizer.from_pretrained(folder)
-        self.model: Any = EsmModel.from_pretrained(folder, add_pooling_layer=False).eval()
+        self.model = bare(folder).eval()
 
     def hidden(self, sequences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return states [batch, tokens, width] of one padded batch, and the mask [batch, tokens] of its residues."""
@@ -142,13 +148,13 @@ class Classifier(nn.Module):
 
 def frozen(folder: Path) -> Classifier:
     """Return a classifier on a backbone that does not learn."""
-    return Classifier(EsmModel.from_pretrained(folder, add_pooling_layer=False).requires_grad_(False))
+    return Classifier(bare(folder).requires_grad_(False))
 
 
 def lora(folder: Path) -> Classifier:
     """Return a classifier on a backbone with PEFT's LoRA of rank 8 on queries, keys and values."""
     config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "key", "value"])
-    return Classifier(peft.get_peft_model(EsmModel.from_pretrained(folder, add_pooling_layer=False), config))
+    return Classifier(peft.get_peft_model(bare(folder), config))
 
 
 def train(model: Classifier, folder: Path, table: Path, epochs: int, batch: int, accumulate: int = 1) -> None:
@@ -174,7 +180,7 @@ def train(model: Classifier, folder: Path, table: Path, epochs: int, batch: int,
     trainer: Any = transformers.Trainer(
         model=model,
         args=arguments,
-        train_dataset=rows,  # type: ignore[arg-type]
+        train_dataset=rows,
         data_collator=DataCollatorWithPadding(tokenizer),
     )
     trainer.remove_callback(PrinterCallback)

@@ -43,9 +43,8 @@ def refusal(folder, **options):
 
 
 def change(folder, file, function):
-    """Apply a function to the tensors of a file."""
-    tensors = load_file(folder / file)
-    save_file(function(tensors) or tensors, folder / file)
+    """Replace the tensors of a file by what a function makes of them."""
+    save_file(function(load_file(folder / file)), folder / file)
 
 
 def rewrite(folder, function):
@@ -89,7 +88,7 @@ def test_a_tensor_of_another_type_is_named(folder):
 
 
 def test_a_tensor_that_is_not_finite_is_named(folder):
-    change(folder, "backbone.safetensors", lambda tensors: tensors[QUERY].view(-1)[5].fill_(float("nan")) and None)
+    change(folder, "backbone.safetensors", lambda tensors: tensors | {QUERY: tensors[QUERY] / 0})
     assert refusal(folder) == f"'mine/backbone.safetensors': '{QUERY}' holds values that are not finite"
 
 
@@ -99,7 +98,7 @@ def test_a_flipped_bit_is_found(folder):
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     said = refusal(folder)
-    assert said.startswith("'mine/heads.safetensors': 'head.trunk.layers.")
+    assert said.startswith("'mine/heads.safetensors': 'head.trunk.")
     assert " has sha256 " in said
     assert ", but exapt.json says " in said
 
@@ -112,7 +111,7 @@ def test_a_file_cut_short_or_missing_is_named(folder):
     assert refusal(folder).startswith(f"'{path}' cannot be read: No such file or directory")
 
 
-def other_model(tmp_path, function=lambda tensors: None, vocabulary=lambda text: text):
+def other_model(tmp_path, function=lambda tensors: tensors, vocabulary=lambda text: text):
     """Return a copy of the model, changed."""
     other = shutil.copytree(MODEL, tmp_path / "other")
     change(other, "model.safetensors", function)
@@ -122,7 +121,8 @@ def other_model(tmp_path, function=lambda tensors: None, vocabulary=lambda text:
 
 
 def test_other_weights_are_refused_with_both_fingerprints(folder, tmp_path):
-    other = other_model(tmp_path, lambda tensors: tensors["esm.encoder.layer.0.output.dense.bias"].add_(1e-6) and None)
+    name = "esm.encoder.layer.0.output.dense.bias"
+    other = other_model(tmp_path, lambda tensors: tensors | {name: tensors[name] + 1e-6})
     said = json.loads((folder / "exapt.json").read_text())["backbone"]["fingerprint"][:12]
     assert refusal(folder, backbone=f"esm2:{other}").startswith(
         f"'mine' was learned on a backbone with fingerprint {said}, but the backbone of 'esm2:model' here has "

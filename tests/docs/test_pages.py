@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 import tomllib
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from exapt.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+WARM = Path(__file__).with_name("warm.py")
 TINY = ROOT / "tests" / "golden" / "esm2" / "given" / "model"
 # The page of the first plugin has a test of its own, which installs what it writes.
 PAGES = [
@@ -27,6 +30,7 @@ PAGES = [
     *sorted((DOCS / "how-to").glob("*.md")),
 ]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 KEPT_ROWS = {"train": 60, "valid": 50, "test": 20}
 
 
@@ -64,6 +68,23 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="module")
+def programs():
+    """A folder with the programs ``exapt`` and ``python``, which a warm interpreter runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"{folder}/socket"
+        for name in ("exapt", "python"):
+            program = Path(folder, name)
+            program.write_text(f'#!/bin/bash\nexec "{sys.executable}" -IS "{WARM}" "{address}" {name} "$@"\n')
+            program.chmod(0o755)
+        with subprocess.Popen([sys.executable, WARM, "--serve", address], env=os.environ | OFFLINE) as server:
+            while not Path(address).exists():
+                assert server.poll() is None
+                time.sleep(0.05)
+            yield folder
+            server.terminate()
+
+
 @pytest.fixture
 def work(tmp_path, cache, monkeypatch):
     (tmp_path / "examples" / "data").mkdir(parents=True)
@@ -74,18 +95,18 @@ def work(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("EXAPT_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     return tmp_path
 
 
 def run(language, code):
-    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else ["python", code]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_commands_run(page, work):
+def test_commands_run(page, work, programs, monkeypatch):
+    monkeypatch.setenv("PATH", programs, prepend=os.pathsep)
     for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language in ("bash", "python"):
             outcome = run(language, code)

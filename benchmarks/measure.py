@@ -20,8 +20,8 @@ import pyarrow as pa
 import torch
 
 ROUNDS = 5
-_PATIENCE = 2
-"""How many times as many rounds are tried before fewer healthy ones have to do."""
+_SPARE = 3
+"""How many sick rounds are made up for, before fewer healthy ones have to do."""
 _HEALTHY = 0.9
 _TOLERANCE = 1e-5
 _RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
@@ -95,7 +95,7 @@ def canary(size: int = 1024, times: int = 12) -> float:
 def measure(prepare: Callable[[int], Case], rounds: int = ROUNDS) -> list[Round]:
     """Measure until ``rounds`` healthy rounds are there; ``prepare``, which is not timed, makes the case of each."""
     done: list[Round] = []
-    while len(healthy(done)) < rounds and len(done) < _PATIENCE * rounds:
+    while len(healthy(done)) < rounds and len(done) < rounds + _SPARE:
         done.append(_round(prepare(len(done)), len(done)))
     return done
 

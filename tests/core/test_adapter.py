@@ -7,12 +7,12 @@ import stat
 
 import pytest
 import torch
-from runs import MODEL, QUERIES, charges, contents, recipe
 from safetensors.torch import load_file, save_file
 
 import exapt
 from exapt import AdapterError, OutputError
 from exapt.installed import cache_folder
+from runs import MODEL, QUERIES, charges, contents, recipe
 
 
 @pytest.fixture(scope="module")

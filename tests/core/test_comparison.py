@@ -3,11 +3,11 @@
 import math
 
 import pytest
-from runs import charges, recipe, training
 
 import exapt
 from exapt import RecipeError
 from exapt.comparison import Comparison, Contender, Difference, paired_difference
+from runs import charges, recipe, training
 
 
 def contender(name, *values):
@@ -26,7 +26,13 @@ def test_differences_are_paired_by_seed_with_students_interval():
     ("metric", "mean", "low", "high", "sentence"),
     [
         ("macro_f1", 0.2, 0.1, 0.3, "Transfer helps against scratch: macro_f1 +0.200, 95 % interval +0.100 to +0.300."),
-        ("macro_f1", -0.2, -0.3, -0.1, "Transfer HURTS against scratch: macro_f1 -0.200, 95 % interval -0.300 to -0.100."),
+        (
+            "macro_f1",
+            -0.2,
+            -0.3,
+            -0.1,
+            "Transfer HURTS against scratch: macro_f1 -0.200, 95 % interval -0.300 to -0.100.",
+        ),
         (
             "macro_f1",
             0.2,
@@ -79,11 +85,14 @@ def test_a_comparison_needs_a_test_part(tmp_path):
 def test_a_metric_that_one_contender_leaves_undefined_is_refused(tmp_path):
     # All test rows have one charge, so that no correlation with anything is defined.
     table = tmp_path / "flat.csv"
-    rows = [f"{'DK' * (row + 3)},{row % 3 if row < 14 else 5},{'train' if row < 10 else 'valid' if row < 14 else 'test'}" for row in range(18)]
+    rows = [
+        f"{'DK' * (row + 3)},{row % 3 if row < 14 else 5},{'train' if row < 10 else 'valid' if row < 14 else 'test'}"
+        for row in range(18)
+    ]
     table.write_text("sequence,charge,split\n" + "\n".join(rows) + "\n")
     given = recipe(table, head={"name": "sequence-regression", "label": "charge"}, **training(metric="spearman"))
     with pytest.raises(RecipeError) as caught:
         exapt.compare(given, seeds=(0, 1))
     assert str(caught.value) == (
-        "the metric 'spearman' is undefined for probe with seed 0 on this test part; name another in training.metric"
+        "the metric 'spearman' is undefined for the recipe with seed 0 on this test part; name another in training.metric"
     )

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import TESTS, charges, contents, fresh, recipe, training
 
 import exapt
 from exapt import OutputError, RecipeError
+from runs import TESTS, charges, contents, fresh, recipe, training
 
 TRAIN = """
 import exapt

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from runs import QUERIES, charges, listened, recipe, training
 
 SCRIPT = """

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from exapt_esm.backbone import Esm2
-from runs import MODEL, charges, contents, recipe, training
 from safetensors.torch import load_file, save_file
 
 import exapt
 from exapt.installed import cache_folder
+from exapt_esm.backbone import Esm2
+from runs import MODEL, charges, contents, recipe, training
 
 
 @pytest.fixture

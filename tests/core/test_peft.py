@@ -7,13 +7,16 @@ import numpy as np
 import peft
 import pytest
 import torch
-from runs import MODEL, QUERIES, STRATEGIES, charges, fresh, listened, recipe
 from safetensors.torch import load_file
 from transformers import EsmForSequenceClassification, EsmModel
 
 import exapt
 from exapt import AdapterError, RecipeError
 from exapt.features import forward_all
+from runs import MODEL, QUERIES, STRATEGIES, charges, fresh, listened, recipe
+
+# Plain PEFT, used as its users do, calls what transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 # Stock transformers and plain PEFT; whoever imports exapt there fails.
 PLAIN = """
@@ -63,7 +66,9 @@ def hidden_of(adapted):
 
 @pytest.mark.slow
 def test_plain_peft_gives_the_same_states_without_exapt(trained):
-    ids = [trained["lora"][0].tokenizer.encode(query).arrays["input_ids"].tolist() for query in sorted(QUERIES, key=len)]
+    ids = [
+        trained["lora"][0].tokenizer.encode(query).arrays["input_ids"].tolist() for query in sorted(QUERIES, key=len)
+    ]
     folders = {name: str(folder) for name, (_, folder) in trained.items()}
     answers = fresh(PLAIN, str(MODEL), folders, ids)
     for name, (adapted, _) in trained.items():
@@ -176,12 +181,16 @@ def test_every_tensor_has_to_find_its_place(table, tmp_path):
     elsewhere(tmp_path / "theirs", pooled, target_modules=["query", "dense"])
     with pytest.raises(AdapterError) as caught:
         exapt.train(still(table, tmp_path / "theirs"))
-    assert str(caught.value).startswith("'theirs' does not fit the backbone: it has besides 'pooler.dense.lora_A.weight'")
+    assert str(caught.value).startswith(
+        "'theirs' does not fit the backbone: it has besides 'pooler.dense.lora_A.weight'"
+    )
     shutil.rmtree(tmp_path / "theirs")
     elsewhere(tmp_path / "theirs", exclude_modules=["encoder.layer.0.attention.self.query"])
     with pytest.raises(AdapterError) as caught:
         exapt.train(still(table, tmp_path / "theirs"))
-    assert str(caught.value).startswith("'theirs' does not fit the backbone: it lacks 'encoder.layer.0.attention.self.query.")
+    assert str(caught.value).startswith(
+        "'theirs' does not fit the backbone: it lacks 'encoder.layer.0.attention.self.query."
+    )
 
 
 def test_a_run_goes_on_from_our_own_lora(trained, table, tmp_path):

@@ -4,13 +4,13 @@ import re
 
 import pytest
 import torch
-from runs import MODEL, QUERIES, STRATEGIES, charges, fresh, recipe
 from safetensors.torch import load_file
 
 import exapt
 from exapt import RecipeError
 from exapt.adapter import canonical
 from exapt.model import backbone_state
+from runs import MODEL, QUERIES, STRATEGIES, charges, fresh, recipe
 
 BLOCK = r"esm\.encoder\.layer\.1\."
 LORA = r"esm\.encoder\.layer\.[01]\.attention\.self\.(query|key|value)\."

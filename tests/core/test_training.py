@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from runs import DATA, QUERIES, STRATEGIES, charges, listened, recipe, training
 from safetensors.torch import load_file
 from torch import nn
 
@@ -16,6 +15,7 @@ from exapt.recipe import TrainingOptions
 from exapt.testing import LETTERS, TINY, inline
 from exapt.testing.tiny import TinyBackbone
 from exapt.trainer import rate_factor
+from runs import DATA, QUERIES, STRATEGIES, charges, listened, recipe, training
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """What the pages say is so: their commands run, their recipes resolve, their tables are whole."""
 
+import ast
 import csv
 import os
 import re
@@ -201,6 +202,27 @@ def test_the_page_of_the_architecture_names_every_module():
     package = ROOT / "packages" / "core" / "src" / "exapt"
     modules = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert modules - {"__init__"} == set(re.findall(r"^\| `(\w+)` \|", page, re.M))
+
+
+def imports(path):
+    """Yield the modules of exapt, as ``part`` or ``part.module``, that a module imports when it is imported itself."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module == "exapt":
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("exapt."):
+            yield node.module.removeprefix("exapt.")
+
+
+def test_modules_import_only_what_stands_above_them_on_the_page_of_the_architecture():
+    order = re.findall(r"^\| `(\w+)` \|", text_of("explanation/architecture.md"), re.M)
+    package = ROOT / "packages" / "core" / "src" / "exapt"
+    for place, name in enumerate(order):
+        files = sorted((package / name).rglob("*.py")) or [package / f"{name}.py"]
+        # The heavy half of the built-in components stands apart: its light half imports it inside functions only.
+        for path in (file for file in files if not (name == "builtin" and file.name.startswith("_"))):
+            wanted = {module for module in imports(path) if module != "data.labels"}
+            parts_of_core = {module.partition(".")[0] for module in wanted} & set(order)
+            assert parts_of_core <= set(order[: place + 1]), path.relative_to(package)
 
 
 PACKAGES = {

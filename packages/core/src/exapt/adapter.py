@@ -271,9 +271,7 @@ def _check_probe(folder: Path, kept: Mapping[str, Any], found: Mapping[str, Sequ
                 )
 
 
-def probe_record(
-    model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Sequence[str]
-) -> dict[str, Any]:
+def probe_record(model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Sequence[str]) -> dict[str, Any]:
     """Return the golden probe as it stands in the manifest."""
     return {"outputs": probe(model, tokenizer, probes, inputs), "tolerance": dict(_TOLERANCE)}
 

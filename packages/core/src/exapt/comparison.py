@@ -93,30 +93,28 @@ def compare(recipe: Recipe, seeds: Sequence[int], device: str, listeners: Sequen
     if len(recipe.heads) > 1:
         raise RecipeError("a comparison asks one question: give a recipe with one head")
     resolve(recipe, current())
-    metric = ""
+    metric = _metric(recipe)
     records: dict[str, list[tuple[float, float, int]]] = {RECIPE: [], SCRATCH: [], BASELINE: []}
     for seed in seeds:
         paired = recipe.model_copy(update={"seed": seed})
         for name, one in ((RECIPE, paired), (SCRATCH, from_scratch(paired))):
             _announce(listeners, name, seed)
             values, seconds, trainable = _neural(one, device, listeners)
-            metric = metric or _metric(recipe, values)
-            records[name].append((values[metric], seconds, trainable))
+            records[name].append((_value(values, metric, name, seed), seconds, trainable))
         _announce(listeners, BASELINE, seed)
-        values, seconds, trainable = _linear(paired)
-        records[BASELINE].append((values[metric], seconds, trainable))
+        values, seconds, trainable = _linear(paired, metric)
+        records[BASELINE].append((_value(values, metric, BASELINE, seed), seconds, trainable))
     return _judged(metric, tuple(seeds), _named(records, recipe))
 
 
 def from_scratch(recipe: Recipe) -> Recipe:
     """Return the recipe with fresh weights that all learn, and the training that suits that.
 
-    The user's number of epochs, batch size and such stay; a rate chosen for the recipe's own strategy does not.
+    What the user chose stays (batch size, metric, ...), but for what the recipe's own strategies have defaults of their
+    own for: a rate or a number of epochs that suits them says nothing of training from scratch.
     """
-    training = recipe.training.model_dump(exclude_unset=True)
-    training.pop("learning_rate", None)
-    if any(strategy.name.rpartition(":")[2] == "probe" for strategy in recipe.strategies):
-        training.pop("epochs", None)
+    peculiar = {key for chosen in resolve(recipe, current()).strategies for key in chosen.offer.spec.training}
+    training = {k: v for k, v in recipe.training.model_dump(exclude_unset=True).items() if k not in peculiar}
     kept = type(recipe.training).model_validate(training)
     return recipe.model_copy(update={"strategies": (Component(name=SCRATCH),), "training": kept, "start": ""})
 
@@ -156,24 +154,32 @@ def _neural(recipe: Recipe, device: str, listeners: Sequence[Listener]) -> tuple
     return adapted.metrics["test"], time.process_time() - before, int(sizes["trainable"])
 
 
-def _metric(recipe: Recipe, values: Mapping[str, float]) -> str:
-    asked = recipe.training.metric
-    resolved = resolve(recipe, current())
-    kind = next(iter(resolved.heads.values())).offer.spec.baseline
-    own = {"classification": "macro_f1", "multilabel": "macro_f1", "regression": "spearman"}.get(kind, "loss")
-    return asked if asked in values else own if own in values else "loss"
+def _metric(recipe: Recipe) -> str:
+    """Return the metric asked for, else the one that a linear model of the same kind is judged by too."""
+    (head,) = resolve(recipe, current()).heads.values()
+    own = {"regression": "spearman"}.get(head.offer.spec.baseline, "macro_f1")
+    return recipe.training.metric or own
 
 
-def _linear(recipe: Recipe) -> tuple[dict[str, float], float, int]:
+def _value(values: Mapping[str, float], metric: str, name: str, seed: int) -> float:
+    if metric not in values:
+        raise RecipeError(
+            f"the metric '{metric}' is undefined for the {name} with seed {seed} on this test part; "
+            "name another in training.metric"
+        )
+    return values[metric]
+
+
+def _linear(recipe: Recipe, metric: str) -> tuple[dict[str, float], float, int]:
     before = time.process_time()
     resolved = resolve(recipe, current())
     table = read_table(resolved)
     resolved = resolved.infer(table.labels("train"))
-    values, size = _fit_linear(resolved, table, recipe.seed)
+    values, size = _fit_linear(resolved, table, recipe.seed, metric)
     return values, time.process_time() - before, size
 
 
-def _fit_linear(resolved: Resolved, table: Table, seed: int) -> tuple[dict[str, float], int]:
+def _fit_linear(resolved: Resolved, table: Table, seed: int, metric: str) -> tuple[dict[str, float], int]:
     from exapt.building import build
     from exapt.parts import HeadContext
 
@@ -194,6 +200,9 @@ def _fit_linear(resolved: Resolved, table: Table, seed: int) -> tuple[dict[str, 
         of(texts, "valid"),
         of(targets, "valid"),
         seed,
+        answers=len(getattr(chosen.options, "classes", ())) or None,
+        # Its penalty is chosen as the other contenders' best epoch is: by the metric, on the valid part.
+        score=lambda outputs, known: _sign(metric) * head.metrics(outputs, known).get(metric, math.nan),
     )
     values = head.metrics(baseline.predict(of(texts, "test")), of(targets, "test"))
     return values, baseline.size
@@ -222,8 +231,12 @@ def paired_difference(one: Contender, other: Contender) -> Difference:
     return Difference(other.name, mean, mean - reach, mean + reach)
 
 
+def _sign(metric: str) -> int:
+    return -1 if metric.rpartition(".")[2] in LOWER_IS_BETTER else 1
+
+
 def _sentence(difference: Difference, metric: str) -> str:
-    sign = -1 if metric.rpartition(".")[2] in LOWER_IS_BETTER else 1
+    sign = _sign(metric)
     low, high = sorted((sign * difference.low, sign * difference.high))
     by = f"{metric} {difference.mean:+.3f}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
     if low > 0:

@@ -108,12 +108,10 @@ def rooted(
     """
     expected = state_of(module)
     prefix = "" if expected.keys() & state.keys() else _prefix(state, expected)
-    inside = (
-        {f"{_ROOT}{name.removeprefix(_ROOT + prefix)}": tensor for name, tensor in state.items()} if prefix else state
-    )
-    outside = [name.removeprefix(_ROOT) for name in state if prefix and not name.startswith(_ROOT + prefix)]
-    left_out = sorted(name for name in outside if name.partition(".")[0] in saved_whole)
-    return {name: tensor for name, tensor in inside.items() if name.removeprefix(_ROOT) not in left_out}, left_out
+    bare = {name.removeprefix(_ROOT): tensor for name, tensor in state.items()}
+    left_out = sorted(name for name in bare if not name.startswith(prefix) and name.partition(".")[0] in saved_whole)
+    kept = {name: tensor for name, tensor in bare.items() if name not in left_out}
+    return {f"{_ROOT}{name.removeprefix(prefix)}": tensor for name, tensor in kept.items()}, left_out
 
 
 def _prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -61,7 +61,8 @@ class Rows:
     @cached_property
     def tokens(self) -> Array:
         """The cost of each row, over all its inputs."""
-        return np.sum([inputs.tokens for inputs in self.inputs.values()], axis=0, dtype=np.int64)
+        total: Array = np.stack([inputs.tokens for inputs in self.inputs.values()]).sum(0)
+        return total
 
     def lengths(self, head: str) -> list[int]:
         """Return each row's length, in units, of the input that a head answers for."""

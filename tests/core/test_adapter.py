@@ -268,7 +268,7 @@ def test_the_card_says_what_the_adapter_is(saved):
 
 
 def test_the_manifest_says_everything_that_is_needed_to_repeat_the_run(saved, table, tmp_path):
-    adapted, folder = saved
+    _, folder = saved
     manifest = json.loads((folder / "exapt.json").read_text())
     assert manifest["recipe"]["heads"]["head"]["classes"] == ["acid", "base"]
     assert manifest["recipe"]["layer"] == 2

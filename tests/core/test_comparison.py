@@ -7,7 +7,8 @@ import pytest
 import exapt
 from exapt import RecipeError
 from exapt.comparison import Comparison, Contender, Difference, paired_difference
-from runs import charges, recipe, training
+from runs import charges as write_charges
+from runs import recipe, training
 
 
 def contender(name, *values):
@@ -50,7 +51,7 @@ def test_the_verdict_says_plainly_what_the_interval_says(metric, mean, low, high
 
 
 def test_a_comparison_runs_all_three_over_all_seeds(tmp_path):
-    given = recipe(charges(tmp_path / "charges.csv"), **training(epochs=3, metric="macro_f1"))
+    given = recipe(write_charges(tmp_path / "charges.csv"), **training(epochs=3, metric="macro_f1"))
     found = exapt.compare(given, seeds=(3, 7))
     assert found.metric == "macro_f1"
     assert [one.name for one in found.contenders] == [f"probe ({given['backbone']})", "scratch", "k-mers, linear"]
@@ -69,14 +70,14 @@ def test_a_comparison_runs_all_three_over_all_seeds(tmp_path):
 @pytest.mark.parametrize("seeds", [(0,), (1, 1)])
 def test_one_run_is_no_comparison(tmp_path, seeds):
     with pytest.raises(RecipeError) as caught:
-        exapt.compare(recipe(charges(tmp_path / "charges.csv")), seeds=seeds)
+        exapt.compare(recipe(write_charges(tmp_path / "charges.csv")), seeds=seeds)
     assert str(caught.value) == (
         "a comparison needs at least two seeds, all different: one run cannot tell gain from luck"
     )
 
 
 def test_a_comparison_needs_a_test_part(tmp_path):
-    given = recipe(charges(tmp_path / "charges.csv"), split={"fractions": [0.8, 0.2, 0.0]})
+    given = recipe(write_charges(tmp_path / "charges.csv"), split={"fractions": [0.8, 0.2, 0.0]})
     with pytest.raises(RecipeError) as caught:
         exapt.compare(given, seeds=(0, 1))
     assert str(caught.value) == "a comparison needs a test part: give split.column or split.fractions one"
@@ -85,10 +86,9 @@ def test_a_comparison_needs_a_test_part(tmp_path):
 def test_a_metric_that_one_contender_leaves_undefined_is_refused(tmp_path):
     # All test rows have one charge, so that no correlation with anything is defined.
     table = tmp_path / "flat.csv"
-    rows = [
-        f"{'DK' * (row + 3)},{row % 3 if row < 14 else 5},{'train' if row < 10 else 'valid' if row < 14 else 'test'}"
-        for row in range(18)
-    ]
+    parts = ["train"] * 10 + ["valid"] * 4 + ["test"] * 4
+    charges = [row % 3 for row in range(14)] + [5] * 4
+    rows = [f"{'DK' * (row + 3)},{charges[row]},{part}" for row, part in enumerate(parts)]
     table.write_text("sequence,charge,split\n" + "\n".join(rows) + "\n")
     given = recipe(table, head={"name": "sequence-regression", "label": "charge"}, **training(metric="spearman"))
     with pytest.raises(RecipeError) as caught:

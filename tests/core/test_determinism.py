@@ -34,6 +34,7 @@ def given_for(table, name, **changes):
     return recipe(table, SLOW[name], **training(**options | changes))
 
 
+@pytest.mark.slow
 def test_two_processes_with_cold_and_warm_caches_write_the_same_bytes(table, tmp_path):
     def write(where):
         runs = [(name, given_for(table, name), str(tmp_path / where / name)) for name in SLOW]
@@ -84,6 +85,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(table, tmp_path, name):
     assert [line["step"] for line in steps if line["event"] == "step"] == [1, 2, 3, 3, 4, 5, 4, 5, 6, 7, 8, 7, 8, 9]
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_run_that_goes_on(table, tmp_path):
     given = given_for(table, "lora")
     code = (

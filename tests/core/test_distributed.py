@@ -40,9 +40,13 @@ def test_two_processes_reach_what_one_reaches(tmp_path):
     ]
     (tmp_path / "two.py").write_text(SCRIPT)
     runs = [(given, str(tmp_path / f"out{number}")) for number, given in enumerate(givens)]
-    command = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    command = [sys.executable, *command.split(), "--main_process_port", "0", str(tmp_path / "two.py")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "EXAPT_CACHE": str(tmp_path / "cache")}
+    # accelerate's word for several processes on one machine; exapt itself puts them on the CPU.
+    words = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *words.split(), "--main_process_port", "0"]
+    command = [*launcher, str(tmp_path / "two.py")]
+    environment = (
+        os.environ | {"OMP_NUM_THREADS": "1", "EXAPT_CACHE": str(tmp_path / "cache")} | {"EXAPT_DEVICE": "cpu"}
+    )
     done = subprocess.run(
         [*command, json.dumps([runs, QUERIES]), str(tmp_path / "said")],
         capture_output=True,

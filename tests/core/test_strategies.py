@@ -162,7 +162,7 @@ def test_a_start_that_is_nothing_is_refused(trained, tmp_path):
     with pytest.raises(RecipeError, match=f"^'{tmp_path}' is neither an exapt adapter nor a PEFT one$"):
         exapt.train(recipe(table) | {"start": str(tmp_path)})
     with pytest.raises(
-        RecipeError, match="^'lora' holds a PEFT adapter, which none of the strategies takes up: use strategy 'lora'$"
+        RecipeError, match=r"^'lora' holds a PEFT adapter, which none of the strategies takes up: use strategy 'lora'$"
     ):
         exapt.train(recipe(table, "full") | {"start": str(found["lora"][1])})
 

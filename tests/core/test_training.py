@@ -221,7 +221,7 @@ def test_the_test_part_is_never_selected_on(table, tmp_path, strategy):
     rows = list(csv.reader(table.read_text().splitlines()))
     kind, split = rows[0].index("kind"), rows[0].index("split")
     tested = [row for row in rows if row[split] == "test"]
-    for row, label in zip(tested, [row[kind] for row in tested][1:] + [tested[0][kind]], strict=True):
+    for row, label in zip(tested, [*[row[kind] for row in tested][1:], tested[0][kind]], strict=True):
         row[kind] = label
     with (tmp_path / "charges.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -237,7 +237,7 @@ def test_the_test_part_is_never_selected_on(table, tmp_path, strategy):
 @pytest.mark.parametrize("strategy", ["probe", "full", "lora"])
 def test_bf16_on_a_cpu_stays_finite_and_near(table, strategy):
     coarse, heard = listened(recipe(table, strategy, **training(precision="bf16")))
-    fine, exact = listened(recipe(table, strategy, **training(precision="fp32")))
+    _, exact = listened(recipe(table, strategy, **training(precision="fp32")))
     assert heard.of("step", "loss") == pytest.approx(exact.of("step", "loss"), rel=0.05)
     assert heard.of("step", "loss") != exact.of("step", "loss")
     assert coarse.manifest["made_with"]["precision"] == "bf16"

@@ -16,7 +16,7 @@ PACKAGES = ("packages/core", "packages/plugin-esm", "examples/plugin-antiberty")
 TYPED = ("packages/core/src", "packages/plugin-esm/src", "examples/plugin-antiberty", "noxfile.py")
 CODE = ("packages", "examples", "tests", "benchmarks", "docs", "noxfile.py")
 
-TOOLS = ("mypy", "pytest", "pytest-cov", "scipy-stubs", "sphinx", "myst-parser", "furo", "nox")
+TOOLS = ("mypy", "pytest", "pytest-cov", "pytest-xdist", "scipy-stubs", "sphinx", "myst-parser", "furo", "nox")
 
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 nox.options.reuse_existing_virtualenvs = True
@@ -55,7 +55,10 @@ def quiet(session: nox.Session) -> dict[str, str]:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run all tests, or those named: ``nox -s tests -- tests/core -k adapter``."""
-    session.run(developing(session), "-m", "pytest", *session.posargs, env=quiet(session), external=True)
+    # One process a core with one thread each: the models are far too small for two threads to share.
+    env = {**quiet(session), "OMP_NUM_THREADS": "1"}
+    spread = ("-n", "auto", "--dist", "loadfile")
+    session.run(developing(session), "-m", "pytest", *spread, *session.posargs, env=env, external=True)
 
 
 @nox.session(venv_backend="none", default=False)
@@ -106,7 +109,8 @@ def demo(session: nox.Session) -> None:
     session.run(
         "exapt", "evaluate", adapter, "examples/data/germline_v.csv", "--part", "test", "--by", "chain", env=env
     )
-    session.run("exapt", "compare", "examples/germline.toml", "--seeds", "0,1,2", env=env)
+    # Five epochs from scratch are what five minutes allow; docs/tutorials/first-adapter.md has the figures of ten.
+    session.run("exapt", "compare", "examples/germline.toml", "--seeds", "0,1,2", "--scratch", "epochs=5", env=env)
 
 
 @nox.session(venv_backend="none", default=False)

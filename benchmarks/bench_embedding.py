@@ -40,7 +40,7 @@ def compare(folder: Path, mix: str, threshold: float | None) -> None:
         return measure.Case({**ours, **theirs}, measure.tokens(sequences))
 
     _warm_up(prepare(0))
-    title = f"Embedding, ESM-2 8M, {mix} lengths, {_ROWS} sequences a round, fp32"
+    title = f"Embedding, ESM-2 8M, {mix} lengths, {_ROWS} sequences a round"
     measure.report(title, measure.measure(prepare), ["exapt"], _NAMED, threshold)
 
 

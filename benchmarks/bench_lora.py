@@ -66,7 +66,7 @@ def compare(folder: Path, mix: str, threshold: float | None) -> None:
         }
         return measure.Case(variants, measure.tokens(sequences))
 
-    title = f"An epoch of LoRA, rank 8, ESM-2 8M, {mix} lengths, {_ROWS} sequences a round, fp32"
+    title = f"An epoch of LoRA, rank 8, ESM-2 8M, {mix} lengths, {_ROWS} sequences a round"
     measure.report(title, measure.measure(prepare), ["exapt lora"], _NAMED, threshold)
 
 

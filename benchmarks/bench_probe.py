@@ -55,7 +55,7 @@ def compare(folder: Path, mix: str, threshold: float | None) -> None:
         return measure.Case(variants, measure.tokens(sequences, _EPOCHS))
 
     trainer(model, peers.write_table(folder / "warm-up.csv", ["MKV", "GAST"]), 16)
-    title = f"Ten epochs on a frozen backbone, ESM-2 8M, {mix} lengths, {_ROWS} sequences a round, fp32"
+    title = f"Ten epochs on a frozen backbone, ESM-2 8M, {mix} lengths, {_ROWS} sequences a round"
     rounds = measure.measure(prepare)
     measure.report(title, rounds, [_COLD, "exapt probe, warm cache"], _NAMED, threshold)
 

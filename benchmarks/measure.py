@@ -57,6 +57,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread, fp32")
 
 
 def draw(mix: str, count: int, seed: int) -> list[str]:
@@ -97,6 +98,7 @@ def measure(prepare: Callable[[int], Case], rounds: int = ROUNDS) -> list[Round]
     done: list[Round] = []
     while len(healthy(done)) < rounds and len(done) < rounds + _SPARE:
         done.append(_round(prepare(len(done)), len(done)))
+        print(f"round {len(done)}: canary {done[-1].canary:.0f} GF/s", file=sys.stderr)
     return done
 
 
@@ -144,14 +146,17 @@ def report(
         versus = f"{ratio(kept, named, name):8.2f} {ratio(kept, fastest, name):9.2f}"
         print(f"  {name:34} {seconds:8.3f} {speed:10,.0f} {versus}{mark}")
     if threshold is not None:
-        _judge(ratio(kept, named, ours[0]), threshold, len(kept))
+        _judge(rounds, named, ours[0], threshold)
     sys.stdout.flush()
 
 
-def _judge(found: float, threshold: float, kept: int) -> None:
-    word = "met" if found >= threshold else "NOT met"
-    doubt = "" if kept >= ROUNDS else f" (on {kept} healthy rounds only: measure again on an idle machine)"
-    print(f"  threshold {threshold:g}x the named peer: {word}, {found:.2f}x{doubt}")
+def _judge(rounds: Sequence[Round], named: str, ours: str, threshold: float) -> None:
+    kept = healthy(rounds)
+    found = ratio(kept, named, ours)
+    print(f"  threshold {threshold:g}x the named peer: {'met' if found >= threshold else 'NOT met'}, {found:.2f}x")
+    if len(kept) < ROUNDS:
+        all_of_them = f"{ratio(rounds, named, ours):.2f}x over all {len(rounds)} rounds"
+        print(f"  that is of {len(kept)} healthy rounds only, and {all_of_them}: measure again on an idle machine")
 
 
 def gate(what: str, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> None:

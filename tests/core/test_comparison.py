@@ -6,7 +6,7 @@ import pytest
 
 import exapt
 from exapt import RecipeError
-from exapt.comparison import Comparison, Contender, Difference, paired_difference
+from exapt.comparison import Comparison, Contender, Difference, from_scratch, paired_difference
 from runs import charges as write_charges
 from runs import recipe, training
 
@@ -65,6 +65,19 @@ def test_a_comparison_runs_all_three_over_all_seeds(tmp_path):
     assert [difference.against for difference in found.differences] == ["scratch", "k-mers, linear"]
     assert found.as_dict()["verdict"] == found.verdict
     assert found.verdict.count(". ") + 1 >= 2
+
+
+def test_training_from_scratch_has_options_of_its_own(tmp_path):
+    given = exapt.recipe.read_recipe(recipe(write_charges(tmp_path / "charges.csv"), **training(epochs=3, clip=0.5)))
+    # Many cheap epochs, and a rate for what learns of the backbone, are the strategy's; the rest stays.
+    assert from_scratch(given, {}).training.model_dump(exclude_unset=True) == {"batch_size": 8, "clip": 0.5}
+    assert from_scratch(given, {"epochs": 7}).training.model_dump(exclude_unset=True) == {
+        "batch_size": 8,
+        "clip": 0.5,
+        "epochs": 7,
+    }
+    with pytest.raises(RecipeError, match=r"^training from scratch: unknown key 'epoch'\. Did you mean 'epochs'\?"):
+        from_scratch(given, {"epoch": 7})
 
 
 @pytest.mark.parametrize("seeds", [(0,), (1, 1)])

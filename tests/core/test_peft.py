@@ -88,6 +88,16 @@ def test_the_config_is_sorted_and_the_same_every_time(trained, table, tmp_path):
     assert (tmp_path / "again" / "adapter_config.json").read_text() == text
 
 
+def test_a_config_that_was_edited_is_refused_with_both_values(trained, tmp_path):
+    folder = shutil.copytree(trained["lora"][1], tmp_path / "edited")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 64.0, "peft_version": "0.1"}))
+    with pytest.raises(AdapterError) as caught:
+        exapt.load(folder)
+    said = "'edited/adapter_config.json' says lora_alpha = 64.0, but the adapter's recipe makes it"
+    assert str(caught.value) == f"{said} {config['lora_alpha']}"
+
+
 def elsewhere(folder, stock=None, **options):
     """Write a LoRA folder as plain PEFT does, on ESM-2 as the given class builds it, and return that model."""
     torch.manual_seed(5)

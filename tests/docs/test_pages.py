@@ -92,6 +92,7 @@ def work(tmp_path, cache, monkeypatch):
     (tmp_path / "tiny-esm2").symlink_to(TINY)
     (tmp_path / "examples" / "germline.toml").symlink_to(ROOT / "examples" / "germline.toml")
     thin(ROOT / "examples" / "data" / "germline_v.csv", tmp_path / "examples" / "data" / "germline_v.csv")
+    (tmp_path / "examples" / "data" / "new_genes.fasta").symlink_to(ROOT / "examples" / "data" / "new_genes.fasta")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EXAPT_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -186,6 +186,8 @@ def rebuild(
     _same("backbone", folder, said, found, resolved)
     model, _ = build_model(resolved, backbone, strategies, device, seed=0)
     put_learned(model, tensors, folder.name)
+    if peft_folder.has_peft(model.backbone.module):
+        peft_folder.check_config(folder, model.backbone.module)
     model.eval()
     found_probe = probe(model, tokenizer, probes, list(resolved.recipe.data.inputs))
     _check_probe(folder, manifest["probe"], found_probe)

@@ -113,8 +113,9 @@ def compare(
     recipe: Recipe | Mapping[str, Any] | str | Path,
     *,
     seeds: Sequence[int] = (0, 1, 2),
+    scratch: Mapping[str, Any] | None = None,
     device: str = "",
     listeners: Sequence[Listener] = (),
 ) -> Comparison:
     """Train a recipe, ``scratch`` and a linear model on k-mers over paired seeds, and say whether transfer helped."""
-    return _compare(read_recipe(recipe), seeds, device, listeners)
+    return _compare(read_recipe(recipe), seeds, scratch or {}, device, listeners)

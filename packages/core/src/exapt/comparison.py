@@ -17,7 +17,7 @@ from exapt.events import Event, Listener
 from exapt.labelled import Table, read_table
 from exapt.metrics import LOWER_IS_BETTER
 from exapt.plugins import current
-from exapt.recipe import Component, Recipe
+from exapt.recipe import Component, Recipe, TrainingOptions, validated
 from exapt.resolve import Resolved, resolve
 from exapt.training import run
 
@@ -83,21 +83,23 @@ class Comparison:
         }
 
 
-def compare(recipe: Recipe, seeds: Sequence[int], device: str, listeners: Sequence[Listener]) -> Comparison:
+def compare(
+    recipe: Recipe, seeds: Sequence[int], scratch: Mapping[str, Any], device: str, listeners: Sequence[Listener]
+) -> Comparison:
     """Run all contenders over all seeds on the same splits, and compare them on the test part.
 
-    Raises ``RecipeError`` if there are fewer than two seeds, several heads, or no test part to compare on.
+    ``scratch`` holds training options of the runs from scratch alone. Raises ``RecipeError`` if there are fewer than two seeds, several heads, or no test part to compare on.
     """
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise RecipeError("a comparison needs at least two seeds, all different: one run cannot tell gain from luck")
     if len(recipe.heads) > 1:
         raise RecipeError("a comparison asks one question: give a recipe with one head")
-    resolve(recipe, current())
+    from_scratch(recipe, scratch)
     metric = _metric(recipe)
     records: dict[str, list[tuple[float, float, int]]] = {RECIPE: [], SCRATCH: [], BASELINE: []}
     for seed in seeds:
         paired = recipe.model_copy(update={"seed": seed})
-        for name, one in ((RECIPE, paired), (SCRATCH, from_scratch(paired))):
+        for name, one in ((RECIPE, paired), (SCRATCH, from_scratch(paired, scratch))):
             _announce(listeners, name, seed)
             values, seconds, trainable = _neural(one, device, listeners)
             records[name].append((_value(values, metric, name, seed), seconds, trainable))
@@ -107,15 +109,17 @@ def compare(recipe: Recipe, seeds: Sequence[int], device: str, listeners: Sequen
     return _judged(metric, tuple(seeds), _named(records, recipe))
 
 
-def from_scratch(recipe: Recipe) -> Recipe:
+def from_scratch(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
     """Return the recipe with fresh weights that all learn, and the training that suits that.
 
     What the user chose stays (batch size, metric, ...), but for what the recipe's own strategies have defaults of their
-    own for: a rate or a number of epochs that suits them says nothing of training from scratch.
+    own for: a rate or a number of epochs that suits them says nothing of training from scratch. ``options`` go over all.
     """
-    peculiar = {key for chosen in resolve(recipe, current()).strategies for key in chosen.offer.spec.training}
+    peculiar = {"learning_rate"} | {
+        key for chosen in resolve(recipe, current()).strategies for key in chosen.offer.spec.training
+    }
     training = {k: v for k, v in recipe.training.model_dump(exclude_unset=True).items() if k not in peculiar}
-    kept = type(recipe.training).model_validate(training)
+    kept = validated(TrainingOptions, {**training, **options}, "training from scratch")
     return recipe.model_copy(update={"strategies": (Component(name=SCRATCH),), "training": kept, "start": ""})
 
 

@@ -49,14 +49,12 @@ def chosen(infos: Iterable[PluginInfo]) -> list[PluginInfo]:
 
 def commands() -> list[PluginInfo]:
     """List the commands that plugins bring, without those of distributions whose plugin is not allowed."""
+    theirs = installed(COMMANDS)
     short: dict[str, set[str]] = {}
-    for info in installed():
+    # Reading the metadata is a good part of what ``--help`` costs, and most machines have no such command.
+    for info in installed() if theirs else ():
         short.setdefault(info.distribution, set()).add(info.name)
-    return [
-        info
-        for info in installed(COMMANDS)
-        if _allowed({info.distribution, *short.get(info.distribution, {info.name})})
-    ]
+    return [info for info in theirs if _allowed({info.distribution, *short.get(info.distribution, {info.name})})]
 
 
 def unknown_words(infos: Iterable[PluginInfo]) -> list[str]:

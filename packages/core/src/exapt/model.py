@@ -85,6 +85,11 @@ class Model(nn.Module):
 
         A module without parameters, such as a dropout, goes with the module that it stands in.
         """
+        if self.frozen and not self.backbone.training:
+            # A backbone at rest stays so, and need not be walked through twice an epoch.
+            self.training = mode
+            self.heads.train(mode)
+            return self
         super().train(mode)
         for module in self.backbone.modules() if mode else ():
             parameters = list(module.parameters())

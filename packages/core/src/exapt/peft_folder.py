@@ -55,6 +55,23 @@ def config_of(module: nn.Module, base: str, revision: str) -> dict[str, Any]:
     return {name: plain(value) for name, value in sorted(config.items())}
 
 
+# What may differ between two machines, or two versions of PEFT, without a change to what the adapter answers.
+_OF_NO_EFFECT = frozenset({"base_model_name_or_path", "inference_mode", "peft_version", "revision"})
+
+
+def check_config(folder: Path, module: nn.Module) -> None:
+    """Raise ``AdapterError`` if ``adapter_config.json`` says other than what PEFT put into the module.
+
+    Plain PEFT goes by the file: with another alpha it would answer otherwise than exapt.
+    """
+    said, here = read_config(folder), config_of(module, "", "")
+    for name in sorted((said.keys() & here.keys()) - _OF_NO_EFFECT):
+        if said[name] != here[name]:
+            raise AdapterError(
+                f"'{folder.name}/{CONFIG}' says {name} = {said[name]!r}, but the adapter's recipe makes it {here[name]!r}"
+            )
+
+
 def plain(value: Any) -> Any:
     """Return a value of a PEFT config as JSON has it, in an order that is the same every time."""
     if isinstance(value, (set, frozenset)):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
+from transformers.initialization import no_init_weights
 from transformers.models.esm.configuration_esm import EsmConfig
 from transformers.models.esm.modeling_esm import EsmForMaskedLM
 
@@ -96,7 +98,9 @@ def build(source: str, revision: str, max_tokens: int, weights: bool) -> Esm2:
     Raises ``DataError`` if the files are missing, damaged, or not those of an ESM-2.
     """
     config = _config(source, revision)
-    backbone = Esm2(config, max_tokens)
+    # Weights that are about to be read are not drawn first: of large models that takes longer than the reading.
+    with no_init_weights() if weights else nullcontext():
+        backbone = Esm2(config, max_tokens)
     if weights:
         _load(backbone, source, revision)
     return backbone.eval()

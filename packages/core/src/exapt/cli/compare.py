@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from exapt.cli.output import Watching, number, say, say_json, say_table
-from exapt.cli.train import recipe_options, written
+from exapt.cli.train import recipe_options, setting, written
 from exapt.errors import RecipeError
 
 
@@ -16,9 +16,14 @@ from exapt.errors import RecipeError
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @recipe_options
 @click.option("--seeds", default="0,1,2", help="Seeds, with commas; every contender runs with each of them.")
+@click.option(
+    "--scratch", multiple=True, metavar="KEY=VALUE", help="Training option of the runs from scratch: epochs=5."
+)
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compare(recipe: Path | None, seeds: str, device: str, as_json: bool, **flags: Any) -> None:
+def compare(
+    recipe: Path | None, seeds: str, scratch: tuple[str, ...], device: str, as_json: bool, **flags: Any
+) -> None:
     """Run RECIPE, the same model from scratch and a linear model on k-mers, and compare them on the test part.
 
     All run with the same seeds on the same splits. Printed are the test metric of each, the recipe's differences with
@@ -30,7 +35,8 @@ def compare(recipe: Path | None, seeds: str, device: str, as_json: bool, **flags
 
     watching = Watching()
     try:
-        outcome = compare_all(given, seeds=numbers, device=device, listeners=[watching])
+        options = dict(setting(one, "--scratch") for one in scratch)
+        outcome = compare_all(given, seeds=numbers, scratch=options, device=device, listeners=[watching])
     finally:
         watching.close()
     if as_json:

@@ -82,12 +82,17 @@ def written(path: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
         if flags[flag] is not None:
             _put(recipe, place, flags[flag])
     _put_components(recipe, flags)
-    for setting in flags["settings"]:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise RecipeError(f"--set takes KEY=VALUE, not '{setting}'")
-        _put(recipe, key.strip(), _value(value.strip()))
+    for given in flags["settings"]:
+        _put(recipe, *setting(given, "--set"))
     return recipe
+
+
+def setting(given: str, flag: str) -> tuple[str, Any]:
+    """Return key and value of ``KEY=VALUE``. Raises ``RecipeError`` if there is no ``=``."""
+    key, equals, value = given.partition("=")
+    if not equals:
+        raise RecipeError(f"{flag} takes KEY=VALUE, not '{given}'")
+    return key.strip(), _value(value.strip())
 
 
 def _put_components(recipe: dict[str, Any], flags: dict[str, Any]) -> None:

@@ -33,8 +33,8 @@ LEFT_OUT = re.compile(r"cls\.|bert\.pooler\.|bert\.embeddings\.position_ids$")
 def _shipped(package: str) -> Path:
     # Found without an import, which would fetch torch and transformers just to read a vocabulary.
     spec = find_spec(package) if package.isidentifier() else None
-    folder = Path(spec.origin if spec and spec.origin else "").parent / "trained_models"
-    if not folder.is_dir():
+    folder = Path(spec.origin).parent / "trained_models" if spec and spec.origin else None
+    if folder is None or not folder.is_dir():
         raise RecipeError(f"there is no package '{package}' with AntiBERTy's weights; run: pip install antiberty")
     return folder
 
@@ -52,6 +52,8 @@ def build_tokenizer(options: Sourced) -> Tokenizer:
         vocabulary = {token: index for index, token in enumerate(tokens)}  # noqa: RUF012 - never written to
 
         def encode(self, value: Any) -> Encoding:
+            if not isinstance(value, str):
+                raise DataError(f"{value!r} is no sequence of residues")
             strange = re.search(r"[^A-Za-z*.-]", value)
             if strange:
                 raise DataError(f"character {strange[0]!r} at position {strange.start() + 1} is no residue")

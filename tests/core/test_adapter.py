@@ -1,17 +1,23 @@
 """The adapter on disk: whole or not there, and refused in one sentence wherever it does not belong."""
 
+import errno
 import json
 import os
 import shutil
+import socket
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import exapt
-from exapt import AdapterError, OutputError
+from exapt import AdapterError, DataError, OutputError
+from exapt.fingerprint import tensor_sha256
 from exapt.installed import cache_folder
+from exapt.manifest import card, dumped, finite
 from runs import MODEL, QUERIES, charges, contents, recipe
 
 
@@ -156,6 +162,99 @@ def test_a_later_format_is_refused(folder):
     assert refusal(folder) == "'mine' has format 2; this exapt reads format 1: upgrade exapt"
 
 
+def rename_files(manifest, name):
+    manifest["tensors"][name] = manifest["tensors"].pop("backbone.safetensors")
+
+
+DAMAGES = {
+    "traversal": (
+        lambda manifest: rename_files(manifest, "../x.safetensors"),
+        "no adapter has a file of tensors '../x.safetensors'",
+    ),
+    "absolute": (
+        lambda manifest: rename_files(manifest, "/etc/x.safetensors"),
+        "no adapter has a file of tensors '/etc/x.safetensors'",
+    ),
+    "no-heads": (
+        lambda manifest: manifest["tensors"].pop("heads.safetensors"),
+        "it lists no tensors of heads.safetensors",
+    ),
+    "no-probe": (
+        lambda manifest: manifest["probe"].update(inputs=[], outputs={"head": []}),
+        "'probe.inputs': list should have at least 1 item after validation, not 0",
+    ),
+    "too-few-outputs": (
+        lambda manifest: manifest["probe"]["outputs"]["head"].pop(),
+        "its probe has 3 inputs, but 2 outputs of 'head'",
+    ),
+    "probe-of-no-head": (
+        lambda manifest: manifest["probe"].update(outputs={}),
+        "its heads are head, but those of its probe are none",
+    ),
+    "wide-tolerance": (
+        lambda manifest: manifest["probe"]["tolerance"].update(fp32=1e9),
+        "'probe.tolerance.fp32': input should be less than or equal to 0.01",
+    ),
+    "key": (lambda manifest: manifest["backbone"].pop("licence"), "it lacks 'backbone.licence'"),
+    "type": (lambda manifest: manifest.update(plugins=["exapt"]), "'plugins': input should be a valid dictionary"),
+    "fingerprint": (
+        lambda manifest: manifest["tokenizer"].update(fingerprint=7),
+        "'tokenizer.fingerprint': input should be a valid string",
+    ),
+    "not-a-digest": (
+        lambda manifest: manifest["backbone"].update(fingerprint="abc"),
+        "'backbone.fingerprint': string should match pattern '^[0-9a-f]{64}$'",
+    ),
+    "tensor": (
+        lambda manifest: manifest["tensors"]["backbone.safetensors"][QUERY].pop("sha256"),
+        f"it lacks 'tensors.backbone.safetensors.{QUERY}.sha256'",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_manifest_is_not_trusted(folder, damage):
+    spoil, said = DAMAGES[damage]
+    rewrite(folder, spoil)
+    assert refusal(folder) == f"'{folder / 'exapt.json'}' is damaged: {said}"
+
+
+def test_a_tensor_that_neither_file_nor_manifest_has_is_missed(folder):
+    change(folder, "backbone.safetensors", lambda tensors: {n: t for n, t in tensors.items() if n != QUERY})
+    rewrite(folder, lambda manifest: manifest["tensors"]["backbone.safetensors"].pop(QUERY))
+    assert refusal(folder) == f"'mine/backbone.safetensors' does not fit the model: missing {QUERY}"
+
+
+def test_a_tensor_of_another_type_than_the_models_is_refused(folder):
+    halved = load_file(folder / "backbone.safetensors")[QUERY].half()
+    facts = {"shape": [32, 32], "dtype": "torch.float16", "sha256": tensor_sha256(halved)}
+    change(folder, "backbone.safetensors", lambda tensors: tensors | {QUERY: halved})
+    rewrite(folder, lambda manifest: manifest["tensors"]["backbone.safetensors"].update({QUERY: facts}))
+    assert refusal(folder) == (
+        f"'mine/backbone.safetensors' does not fit the model: '{QUERY}' is of torch.float16, not torch.float32"
+    )
+
+
+def test_a_lora_that_neither_files_nor_manifest_have_is_missed(table, tmp_path):
+    exapt.train(recipe(table, "lora"), tmp_path / "out")
+    rewrite(tmp_path / "out", lambda manifest: manifest["tensors"].pop("adapter_model.safetensors"))
+    assert refusal(tmp_path / "out") == "'out' has no adapter_model.safetensors, which its strategies need"
+
+
+def test_a_plugin_may_change_its_probes(saved, folder, monkeypatch):
+    monkeypatch.setattr("exapt_esm.plugin.PROBES", ("WWWWW",))
+    adapted = exapt.load(folder, backbone=f"esm2:{MODEL}")
+    assert adapted.resolved.backbone.offer.spec.probes == ("WWWWW",)
+    assert adapted.predict(QUERIES).equals(saved[0].predict(QUERIES))
+
+
+def test_a_probe_that_no_tokenizer_reads_is_refused(folder):
+    rewrite(folder, lambda manifest: manifest["probe"]["inputs"].__setitem__(0, 5))
+    assert refusal(folder) == (
+        "'mine' holds a probe that the tokenizer here does not read: 'probe 1': is 5, not a sequence"
+    )
+
+
 def test_a_folder_that_is_none_is_refused(folder, tmp_path):
     assert refusal(tmp_path / "none") == f"there is no adapter folder '{tmp_path / 'none'}'"
     (folder / "exapt.json").write_text("{")
@@ -278,6 +377,87 @@ def test_the_manifest_says_everything_that_is_needed_to_repeat_the_run(saved, ta
     again["backbone"] |= {"name": f"esm2:{MODEL}", "source": str(MODEL)}
     exapt.train(again, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(folder)
+
+
+def test_a_backbone_of_any_name_stands_quoted_in_the_card(saved):
+    manifest = json.loads((saved[1] / "exapt.json").read_text())
+    manifest["backbone"]["source"] = 'a: "b" #c'
+    assert 'base_model: "a: \\"b\\" #c"' in card(manifest).splitlines()
+
+
+def test_a_metric_that_is_no_number_costs_no_run():
+    metrics = finite({"valid": {"loss": float("nan"), "mcc": 0.5}, "test": {"loss": float("inf")}})
+    assert metrics == {"valid": {"mcc": 0.5}, "test": {}}
+    assert "NaN" not in dumped({"metrics": metrics})
+
+
+def test_a_file_where_the_log_belongs_is_refused(table, tmp_path):
+    (tmp_path / "out.run").write_text("mine")
+    with pytest.raises(OutputError) as caught:
+        exapt.train(recipe(table), tmp_path / "out")
+    assert str(caught.value) == (
+        f"'{tmp_path}/out.run', where the log of the run belongs, is a file; remove or rename it"
+    )
+    assert (tmp_path / "out.run").read_text() == "mine"
+
+
+def locked(tmp_path, process, host=None):
+    (tmp_path / "out.run").mkdir(exist_ok=True)
+    (tmp_path / "out.run" / "lock").write_text(f"{process} {host or socket.gethostname()}")
+
+
+def test_two_runs_do_not_write_to_one_place(table, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        for host, said in (
+            (None, f"another run (process {other.pid}) is writing to '{tmp_path}/out.run'"),
+            (
+                "elsewhere",
+                f"another run (process {other.pid} on elsewhere) is writing to '{tmp_path}/out.run'; "
+                f"if it is no more, remove '{tmp_path}/out.run/lock'",
+            ),
+        ):
+            locked(tmp_path, other.pid, host)
+            with pytest.raises(OutputError) as caught:
+                exapt.train(recipe(table), tmp_path / "out")
+            assert str(caught.value) == said
+        other.communicate(b"\n")
+    # Now that it is dead, its lock holds nobody.
+    locked(tmp_path, other.pid)
+    seen = []
+    listeners = [lambda run, event: seen.append((run.folder / "lock").read_text())]
+    exapt.train(recipe(table), tmp_path / "out", listeners=listeners)
+    assert set(seen) == {f"{os.getpid()} {socket.gethostname()}"}
+    assert [path.name for path in (tmp_path / "out.run").iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(table, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("exapt.checkpoint.save_file", full)
+    with pytest.raises(OutputError) as caught:
+        exapt.train(recipe(table), tmp_path / "out")
+    assert str(caught.value) == f"no checkpoint can be written to '{tmp_path}/out.run': No space left on device"
+
+
+UNEQUAL = {
+    "nothing": ({}, None, "the input 'sequence' is missing; this adapter reads sequence"),
+    "inputs": (
+        {"sequence": QUERIES, "more": QUERIES[:1]},
+        None,
+        "the input 'more' has 1 values where another has 4",
+    ),
+    "ids": (QUERIES, ["a"], "there are 1 ids for 4 inputs"),
+    "number": (["MKT", 5], None, "'2': is 5, not a sequence"),
+}
+
+
+@pytest.mark.parametrize("case", UNEQUAL)
+def test_inputs_that_do_not_go_together(saved, case):
+    inputs, ids, said = UNEQUAL[case]
+    with pytest.raises(DataError) as caught:
+        saved[0].predict(inputs, ids)
+    assert str(caught.value) == said
 
 
 def test_heads_and_inputs_keep_the_order_of_the_recipe(table, tmp_path):

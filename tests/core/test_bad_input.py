@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -198,6 +200,7 @@ SETTINGS = {
     "layer=5": "there is no layer 5: 'esm2:",
     "head.inputs=['other']": "head 'head' reads the input 'other', which data.inputs does not name: sequence",
     "data.format=cvs": "unknown reader 'cvs'. Did you mean 'csv'? Installed: csv, fasta, jsonl, parquet, tsv.",
+    "data.inputs={}": "recipe: 'data.inputs' is {}: name at least one input and its column",
     "start=/no/such/adapter": "there is no folder '/no/such/adapter' to start from",
 }
 
@@ -254,6 +257,65 @@ def test_flags_cannot_say_which_of_several_heads(refused, tmp_path):
     assert refused("train", path, "--label", "z", "--out", tmp_path / "adapter") == (
         "the recipe has several heads, one, two: change one with --set heads.NAME.label=COLUMN"
     )
+
+
+HEADS = {
+    "type": "no head can be called 'type': torch has taken that name; choose another",
+    "a.b": "recipe: 'a.b' is no name for a head: use letters, digits, '-' and '_'",
+    "": "recipe: '' is no name for a head: use letters, digits, '-' and '_'",
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_name_that_no_head_can_have(exapt, table, esm2, tmp_path, name):
+    recipe = tmp_path / "r.json"
+    recipe.write_text(
+        json.dumps(
+            {
+                "data": {"path": str(table)},
+                "split": {"column": "split"},
+                "backbone": esm2,
+                "heads": {name: {"name": "sequence-classification"}},
+                "strategy": "probe",
+            }
+        )
+    )
+    before = listing(tmp_path)
+    assert exapt("train", recipe, "--out", tmp_path / "adapter", code=2).stderr.splitlines()[-1] == (
+        f"exapt: {HEADS[name]}"
+    )
+    assert listing(tmp_path) == before
+
+
+def test_a_column_of_numbers_is_no_sequence(spoilt, tmp_path):
+    columns = {"id": ["a", "b"], "sequence": [5, 6], "label": ["x", "y"], "split": ["train", "train"]}
+    pq.write_table(pa.table(columns), tmp_path / "n.parquet")
+    assert spoilt(tmp_path / "n.parquet") == "'a': is 5, not a sequence"
+
+
+BROKEN = """
+from exapt import TokenizerSpec, hookimpl
+exapt_api = 1
+
+def build(options):
+    from exapt.testing.tiny import Letters
+
+    class Broken(Letters):
+        def encode(self, value):
+            return super().encode(value if value != "QRQISFVK" else None)
+
+    return Broken()
+
+@hookimpl
+def exapt_tokenizers():
+    yield TokenizerSpec(name="broken", summary="Fails on one of them.", build=build)
+"""
+
+
+def test_a_tokenizer_that_fails_is_named_with_the_record(refused, flags, table, tmp_path, site):
+    site.install("exapt-broken", BROKEN)
+    said = refused("train", *flags(data=table), "--set", "tokenizer=broken", "--out", tmp_path / "adapter", code=1)
+    assert said == ("tokenizer 'broken' of exapt-broken fails on 'r1': TypeError: 'NoneType' object is not iterable")
 
 
 def test_an_output_folder_that_exists(refused, flags, table, tmp_path):

@@ -367,3 +367,10 @@ def test_streamed_examples_refuse_like_whole_tables(tmp_path):
         "t.csv has no column 'sequence'. Its columns are: id, seq."
     )
     assert refusal(stream_examples, path, named, chunk=1) == "t.csv row 2 (id 'b') has no 'seq'."
+
+
+def test_one_id_with_two_labels_is_refused(tmp_path):
+    (tmp_path / "two.csv").write_text("id,sequence,label\np1,MKT,a\np2,MKV,b\np1,MKT,b\n")
+    with pytest.raises(DataError) as caught:
+        read_examples(DataOptions(path=str(tmp_path / "two.csv")), {"head": "label"})
+    assert str(caught.value) == "two.csv: id 'p1' has two different labels, in rows 1 and 3."

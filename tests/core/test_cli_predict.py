@@ -150,6 +150,26 @@ def test_evaluate_by_a_column(exapt, adapter, data):
     assert sum(part["accuracy"] * part["rows"] for part in parts) == pytest.approx(said["all"]["accuracy"] * 120)
 
 
+def test_unknown_letters_and_repeated_ids_are_told(exapt, adapter, tmp_path):
+    table = tmp_path / "t.dat"
+    table.write_text(f"id,sequence,label\na,{'MKTAY' * 5}J,0\nb,ACD,1\nb,ACD,1\n")
+    told = "t.dat: 1 row with the id and inputs of an earlier row, kept\n1 unknown letters in 1 of 3 values of 'sequence'\n"
+    done = exapt("predict", adapter, table, "--reader", "csv")
+    assert done.stderr == told
+    assert [row["id"] for row in rows_of(done.stdout)] == ["a", "b", "b"]
+    assert exapt("evaluate", adapter, table, "--reader", "csv").stderr == f"t.dat: 3 rows\n{told}"
+
+
+def test_evaluate_with_labels_in_a_table_of_their_own(exapt, refused, adapter, data, tmp_path):
+    rows = sequences(data / "peptides.csv")
+    inputs, labels = tmp_path / "inputs.csv", tmp_path / "labels.csv"
+    inputs.write_text("id,sequence\n" + "".join(f"p{n},{row['sequence']}\n" for n, row in enumerate(rows)))
+    labels.write_text("id,label\n" + "".join(f"p{n},{row['label']}\n" for n, row in list(enumerate(rows))[::-1]))
+    apart = exapt("evaluate", adapter, inputs, "--labels", labels, "--json").stdout
+    assert json.loads(apart) == json.loads(exapt("evaluate", adapter, data / "peptides.csv", "--json").stdout)
+    assert refused("evaluate", adapter, inputs) == "inputs.csv has no column 'label'. Its columns are: id, sequence."
+
+
 def test_what_evaluate_cannot_find(refused, adapter, data, tmp_path):
     table = data / "peptides.csv"
     assert refused("evaluate", adapter, table, "--by", "clster") == (

@@ -311,7 +311,8 @@ def test_typed_missing_labels_are_missing_too(tmp_path):
     )
     options = DataOptions(path=str(path), missing_labels="drop")
     assert read_examples(options, {"head": "y"})[1].dropped == ("2", "3")
-    assert read_examples(options, {"head": "u"})[0].labels == {"head": [[1], [0]]}
+    # An empty list is an answer: of several labels, none.
+    assert read_examples(options, {"head": "u"})[0].labels == {"head": [[1], [], [0]]}
 
 
 def test_unlabelled_rows_are_read_where_labels_are_not_wanted():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exapt import adapter
-from exapt.building import encode, refuse_mistaken, refuse_too_long
+from exapt.building import Unknown, encode, refuse_mistaken, refuse_too_long
 from exapt.data.tables import Examples
 from exapt.device import token_budget
 from exapt.errors import DataError
@@ -48,34 +48,39 @@ class Adapted:
     ) -> pa.Table:
         """Answer for some inputs (a list, or one list per named input); one row each, in their order.
 
-        Raises ``DataError`` for an input that the backbone cannot read.
+        Raises ``DataError`` for an input that the backbone cannot read, and for lists of unequal length.
         """
         import pyarrow as pa
 
         named = dict(inputs) if isinstance(inputs, Mapping) else {self._only_input(): list(inputs)}
-        count = len(next(iter(named.values())))
+        count = max(map(len, named.values()), default=0)
         ids = list(ids) if ids is not None else [str(number + 1) for number in range(count)]
+        for name, values in named.items():
+            if len(values) != count:
+                raise DataError(f"the input '{name}' has {len(values)} values where another has {count}")
+        if named and len(ids) != count:
+            raise DataError(f"there are {len(ids)} ids for {count} inputs")
         return pa.table(self.answer(Examples(ids, named, {}, pa.table({}))))
 
-    def answer(self, examples: Examples) -> dict[str, list[Any]]:
+    def answer(self, examples: Examples, unknown: Unknown | None = None) -> dict[str, list[Any]]:
         """Return the columns of the answer: ``id``, then what each head says."""
-        return {"id": list(examples.ids), **self.decode(self.outputs(self.rows(examples)))}
+        return {"id": list(examples.ids), **self.decode(self.outputs(self.rows(examples, unknown)))}
 
-    def stream(self, chunks: Iterator[Examples]) -> Iterator[dict[str, list[Any]]]:
-        """Answer chunk by chunk, in the order of the input."""
+    def stream(self, chunks: Iterator[Examples], unknown: Unknown | None = None) -> Iterator[dict[str, list[Any]]]:
+        """Answer chunk by chunk, in the order of the input; ``unknown`` counts the letters that the model does not know."""
         for number, examples in enumerate(chunks):
             if number == 0:
                 # The kind of the data shows on many records together, so the first chunk stands for all.
                 for values in examples.inputs.values():
                     refuse_mistaken(self.tokenizer, values, self.name)
-            yield self.answer(examples)
+            yield self.answer(examples, unknown)
 
     @property
     def name(self) -> str:
         """The backbone's name, as the user gave it."""
         return self.resolved.recipe.backbone.name
 
-    def rows(self, examples: Examples) -> Rows:
+    def rows(self, examples: Examples, unknown: Unknown | None = None) -> Rows:
         """Encode examples, with their labels where they have any."""
         heads = {name: self.model.head(name) for name in self.model.heads}
         inputs = {}
@@ -84,8 +89,11 @@ class Adapted:
                 raise DataError(
                     f"the input '{name}' is missing; this adapter reads {', '.join(self.resolved.recipe.data.inputs)}"
                 )
-            encodings = encode(self.tokenizer, examples.inputs[name], examples.ids, self.name)
+            parts = (self.resolved.backbone, self.resolved.tokenizer)
+            encodings = encode(self.tokenizer, examples.inputs[name], examples.ids, self.name, *parts)
             refuse_too_long(encodings, examples.ids, self.model.backbone.max_tokens, self.name)
+            if unknown:
+                unknown.count(name, encodings)
             inputs[name] = Inputs(encodings, {}, np.arange(len(encodings)))
         answered = self.resolved.answered
         rows = Rows(inputs, {}, heads, answered)
@@ -106,12 +114,12 @@ class Adapted:
             columns |= {f"{prefix}{column}": values for column, values in said.items()}
         return columns
 
-    def evaluate(self, examples: Examples, by: str = "") -> dict[str, dict[str, float]]:
+    def evaluate(self, examples: Examples, by: str = "", unknown: Unknown | None = None) -> dict[str, dict[str, float]]:
         """Return metrics of labelled examples: under ``all`` and, if ``by`` names a column, under each of its values.
 
         Raises ``DataError`` if there is no such column.
         """
-        rows = self.rows(examples)
+        rows = self.rows(examples, unknown)
         outputs = self.outputs(rows)
         report = {"all": {"rows": float(len(rows)), **score(self.model, rows, outputs)}}
         for value, chosen in _groups(examples, by).items():

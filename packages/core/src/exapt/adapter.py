@@ -17,20 +17,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from exapt import device as devices
 from exapt import peft_folder
-from exapt.building import build_backbone, build_model, build_strategies, build_tokenizer
+from exapt.building import build_backbone, build_model, build_strategies, build_tokenizer, encode_one
 from exapt.data.batching import collate
-from exapt.errors import AdapterError, OutputError, listed
+from exapt.errors import AdapterError, DataError, OutputError, listed
 from exapt.fingerprint import architecture, fingerprint, fingerprint_tokenizer, tensor_sha256
 from exapt.installed import cache_folder
-from exapt.manifest import MANIFEST, card, dumped
+from exapt.manifest import BACKBONE, HEADS, MANIFEST, card, dumped
 from exapt.model import MicroBatch, Model, backbone_state
 from exapt.parts import Array, Encoding, Tokenizer
 from exapt.plugins import Plugins
 from exapt.resolve import Resolved
 
-HEADS = "heads.safetensors"
-BACKBONE = "backbone.safetensors"
 CARD = "README.md"
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 
@@ -173,8 +172,10 @@ def rebuild(
     """Build the adapted model again, checking at each step that it is the one that was saved."""
     tensors = read_tensors(folder, manifest)
     tokenizer = build_tokenizer(resolved.tokenizer)
-    probes = resolved.backbone.offer.spec.probes
-    found = fingerprint_tokenizer(tokenizer, resolved.tokenizer.options.model_dump(mode="json"), probes)
+    # The inputs that the adapter was saved with: the plugin may have others by now.
+    probes = manifest["probe"]["inputs"]
+    _check_readable(folder, tokenizer, probes, resolved)
+    found = fingerprint_tokenizer(tokenizer, probes)
     _same("tokenizer", folder, manifest["tokenizer"]["fingerprint"], found, resolved)
     strategies = build_strategies(resolved)
     pretrained = all(strategy.pretrained for strategy in strategies)
@@ -191,10 +192,19 @@ def rebuild(
     model.eval()
     found_probe = probe(model, tokenizer, probes, list(resolved.recipe.data.inputs))
     _check_probe(folder, manifest["probe"], found_probe)
-    source = getattr(resolved.backbone.options, "source", "")
-    if source and Path(source).exists():
-        remember_source(said, source)
+    if resolved.folder:
+        remember_source(said, resolved.folder)
     return model, tokenizer
+
+
+def _check_readable(folder: Path, tokenizer: Tokenizer, probes: Sequence[Any], resolved: Resolved) -> None:
+    for number, value in enumerate(probes, 1):
+        try:
+            encode_one(tokenizer, value, f"probe {number}", resolved.backbone, resolved.tokenizer)
+        except DataError as error:
+            raise AdapterError(
+                f"'{folder.name}' holds a probe that the tokenizer here does not read: {error}"
+            ) from None
 
 
 def _same(what: str, folder: Path, said: str, found: str, resolved: Resolved) -> None:
@@ -207,25 +217,37 @@ def _same(what: str, folder: Path, said: str, found: str, resolved: Resolved) ->
 
 def put_learned(model: Model, files: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
     """Put an adapter's tensors into a model. Raises ``AdapterError`` if they are not exactly those that it can take."""
-    _fits(f"'{name}/{HEADS}'", files[HEADS], model.heads.state_dict())
+    check_fit(f"'{name}/{HEADS}'", files[HEADS], model.heads.state_dict())
     model.heads.load_state_dict(dict(files[HEADS]))
-    put_backbone(model, files.get(BACKBONE, {}), name)
-    if peft_folder.WEIGHTS in files:
-        peft_folder.load_state(model.backbone.module, files[peft_folder.WEIGHTS], f"'{name}'")
+    module, given = model.backbone.module, files.get(BACKBONE, {})
+    with_peft = peft_folder.has_peft(module)
+    if with_peft != (peft_folder.WEIGHTS in files):
+        raise AdapterError(
+            f"'{name}' has {'no' if with_peft else 'a'} {peft_folder.WEIGHTS}, which its strategies "
+            f"{'need' if with_peft else 'have no use for'}"
+        )
+    learned = {canonical(full) for full in model.changed - (_peft_names(model) if with_peft else set())}
+    if not learned <= given.keys():
+        raise AdapterError(f"'{name}/{BACKBONE}' does not fit the model: missing {listed(learned - given.keys())}")
+    put_backbone(model, given, name)
+    if with_peft:
+        check_fit(f"'{name}/{peft_folder.WEIGHTS}'", files[peft_folder.WEIGHTS], peft_folder.state_of(module))
+        peft_folder.load_state(module, files[peft_folder.WEIGHTS], f"'{name}'")
 
 
 def put_backbone(model: Model, tensors: Mapping[str, Tensor], name: str) -> None:
     """Overwrite parameters and buffers of the backbone, and remember that they changed."""
     names = {canonical(full): full for full in backbone_state(model.backbone)}
     state = backbone_state(model.backbone)
-    _fits(f"'{name}/{BACKBONE}'", tensors, {short: state[names[short]] for short in tensors if short in names})
+    check_fit(f"'{name}/{BACKBONE}'", tensors, {short: state[names[short]] for short in tensors if short in names})
     with torch.no_grad():
         for short, tensor in tensors.items():
             state[names[short]].copy_(tensor)
             model.changed.add(names[short])
 
 
-def _fits(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_fit(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise ``AdapterError`` unless the tensors ``given`` have the names, shapes and types of those ``wanted``."""
     missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or extra:
         raise AdapterError(f"{what} does not fit the model: missing {listed(missing)}; left over {listed(extra)}")
@@ -233,6 +255,10 @@ def _fits(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
         if tensor.shape != wanted[name].shape:
             raise AdapterError(
                 f"{what} does not fit the model: '{name}' is {list(tensor.shape)}, not {list(wanted[name].shape)}"
+            )
+        if tensor.dtype != wanted[name].dtype:
+            raise AdapterError(
+                f"{what} does not fit the model: '{name}' is of {tensor.dtype}, not {wanted[name].dtype}"
             )
 
 
@@ -255,7 +281,7 @@ def probe(model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Seq
 def _answer(model: Model, encoding: Encoding, inputs: Sequence[str]) -> dict[str, Array]:
     device = next(model.parameters()).device
     batch = collate([encoding]).to(device)
-    with torch.inference_mode():
+    with devices.resting():
         answers = model.answer(MicroBatch(dict.fromkeys(inputs, batch), {}, 1))
     return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
 
@@ -275,7 +301,8 @@ def _check_probe(folder: Path, kept: Mapping[str, Any], found: Mapping[str, Sequ
 
 def probe_record(model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Sequence[str]) -> dict[str, Any]:
     """Return the golden probe as it stands in the manifest."""
-    return {"outputs": probe(model, tokenizer, probes, inputs), "tolerance": dict(_TOLERANCE)}
+    outputs = probe(model, tokenizer, probes, inputs)
+    return {"inputs": list(probes), "outputs": outputs, "tolerance": dict(_TOLERANCE)}
 
 
 def remember_source(word: str, source: str) -> None:

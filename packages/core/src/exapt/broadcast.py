@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,16 +17,24 @@ from exapt.errors import OutputError
 from exapt.events import Event, Listener, Run
 from exapt.plugins import Plugins
 
+_LOCK = "lock"
+
 
 def run_folder(out: Path | None, resume: bool) -> Path | None:
     """Return the place of a run's logs and checkpoints, ``OUT.run``, after checking that it may be written.
 
-    Raises ``OutputError`` if the adapter exists, or if an interrupted run stands there that was not asked to go on.
+    Raises ``OutputError`` if the adapter exists, if another run is writing there, or if an interrupted one stands there
+    that was not asked to go on.
     """
     if out is None:
         return None
     adapter.check_free(out)
     folder = out.with_name(f"{out.name}.run")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"'{folder}', where the log of the run belongs, is a file; remove or rename it")
+    # The other processes of a launched run find the lock of their own main process here.
+    if is_main_process():
+        _refuse_company(folder)
     held = sorted(folder.glob("checkpoint-*")) if folder.is_dir() else []
     if held and not resume:
         raise OutputError(f"'{folder}' holds an interrupted run: add --resume to continue it, or remove the folder")
@@ -38,16 +48,59 @@ def claimed(folder: Path | None, resume: bool) -> Iterator[None]:
         yield
         return
     found = folder.is_dir()
-    if not resume:
-        # Only the log: whatever else stands in a folder of this name may be the user's.
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-    folder.mkdir(exist_ok=True)
+    _lock(folder)
     try:
+        if not resume:
+            # Only the log: whatever else stands in a folder of this name may be the user's.
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
         yield
     except BaseException:
         if not found and not list(folder.glob("checkpoint-*")):
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        (folder / _LOCK).unlink(missing_ok=True)
+
+
+def _lock(folder: Path) -> None:
+    _refuse_company(folder)
+    lock = folder / _LOCK
+    try:
+        folder.mkdir(exist_ok=True)
+        lock.unlink(missing_ok=True)
+        with lock.open("x", encoding="utf-8") as file:
+            file.write(f"{os.getpid()} {socket.gethostname()}")
+    except FileExistsError:
+        raise OutputError(f"another run is writing to '{folder}'") from None
+    except OSError as error:
+        raise OutputError(f"'{folder}' cannot be written: {error.strerror}") from None
+
+
+def _refuse_company(folder: Path) -> None:
+    """Raise ``OutputError`` if the folder is locked by a process that still lives, or that lives on another machine."""
+    try:
+        process, _, host = (folder / _LOCK).read_text(encoding="utf-8").partition(" ")
+        number = int(process)
+    except (OSError, ValueError):
+        return
+    if host != socket.gethostname():
+        raise OutputError(
+            f"another run (process {number} on {host}) is writing to '{folder}'; if it is no more, remove '{folder / _LOCK}'"
+        )
+    # A process with our own number is one that died before us, in a container started anew.
+    if number != os.getpid() and _lives(number):
+        raise OutputError(f"another run (process {number}) is writing to '{folder}'")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # Another user's process may not be signalled, but it lives.
+    except PermissionError:
+        return True
+    return True
 
 
 class Broadcast:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from exapt import device as devices
-from exapt.errors import DataError, ExaptError, PluginError
+from exapt.errors import DataError, ExaptError, PluginError, RecipeError
 from exapt.model import Model, apply_strategies
 from exapt.parts import Backbone, Encoding, Head, HeadContext, Strategy, Tokenizer
 from exapt.resolve import Chosen, Resolved
@@ -26,10 +28,13 @@ def build(chosen: Chosen, *arguments: Any) -> Any:
         raise
     # Whatever a plugin's code raises is reported as that plugin's fault, with the cause kept for a traceback.
     except Exception as error:
-        text = " ".join(str(error).split())
         raise PluginError(
-            f"{spec.kind} '{spec.name}' of {info.distribution} cannot be built: {type(error).__name__}: {text}"
+            f"{spec.kind} '{spec.name}' of {info.distribution} cannot be built: {_said(error)}"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def build_tokenizer(chosen: Chosen) -> Tokenizer:
@@ -52,6 +57,9 @@ def build_backbone(chosen: Chosen, pretrained: bool = True, seed: int = 0) -> Ba
 
 def build_heads(resolved: Resolved, backbone: Backbone, seed: int) -> dict[str, Head]:
     """Build the heads, from the seed alone: the same heads stand on pretrained and on fresh backbones."""
+    for name in resolved.heads:
+        if hasattr(nn.ModuleDict(), name):
+            raise RecipeError(f"no head can be called '{name}': torch has taken that name; choose another")
     torch.manual_seed(seed)
     context = HeadContext(dict.fromkeys(resolved.recipe.data.inputs, backbone.width))
     return {name: build(head, context) for name, head in resolved.heads.items()}
@@ -69,20 +77,49 @@ def build_model(
     return model.to(device), rates
 
 
-def encode(tokenizer: Tokenizer, values: Sequence[Any], ids: Sequence[str], family: str) -> list[Encoding]:
-    """Encode all values of one input.
+def probe_inputs(backbone: Chosen) -> list[Any]:
+    """Return a backbone's probe inputs as they stand in a manifest. Raises ``PluginError`` if they cannot stand there."""
+    spec, info = backbone.offer.spec, backbone.offer.info
+    what = f"backbone '{spec.name}' of {info.distribution}"
+    if not spec.probes:
+        raise PluginError(f"{what} has no probe inputs, so that no adapter of it could be verified")
+    try:
+        inputs: list[Any] = json.loads(json.dumps(list(spec.probes), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"{what} has a probe input that JSON cannot hold: {error}") from None
+    return inputs
+
+
+def encode(
+    tokenizer: Tokenizer, values: Sequence[Any], ids: Sequence[str], family: str, backbone: Chosen, reads: Chosen
+) -> list[Encoding]:
+    """Encode all values of one input, for the ``backbone`` whose tokenizer was made of ``reads``.
 
     Raises ``DataError``, with the id, for a value that cannot be read, and for data that are of another kind altogether.
     """
     refuse_mistaken(tokenizer, values, family)
-    return [_encode_one(tokenizer, value, name) for value, name in zip(values, ids, strict=True)]
+    return [encode_one(tokenizer, value, name, backbone, reads) for value, name in zip(values, ids, strict=True)]
 
 
-def _encode_one(tokenizer: Tokenizer, value: Any, name: str) -> Encoding:
+def encode_one(tokenizer: Tokenizer, value: Any, name: str, backbone: Chosen, reads: Chosen) -> Encoding:
+    """Encode one value.
+
+    Raises ``DataError``, with the id, for one that cannot be read, and ``PluginError`` if the tokenizer itself fails.
+    """
+    if backbone.offer.spec.accepts == "sequence" and not isinstance(value, str):
+        raise DataError(f"'{name}': is {value!r}, not a sequence")
     try:
         return tokenizer.encode(value)
     except DataError as error:
         raise DataError(f"'{name}': {error}") from None
+    except (ExaptError, MemoryError):
+        raise
+    # As in ``build``: whatever else a plugin's code raises is that plugin's fault.
+    except Exception as error:
+        spec, info = reads.offer.spec, reads.offer.info
+        raise PluginError(
+            f"{spec.kind} '{spec.name}' of {info.distribution} fails on '{name}': {_said(error)}"
+        ) from error
 
 
 def refuse_mistaken(tokenizer: Tokenizer, values: Sequence[Any], family: str) -> None:
@@ -114,12 +151,33 @@ def refuse_too_long(encodings: Sequence[Encoding], ids: Sequence[str], limit: in
         )
 
 
+class Unknown:
+    """Counts, over all that is encoded, the letters that the vocabulary does not know."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, int, int]] = {}
+
+    def count(self, name: str, encodings: Sequence[Encoding]) -> None:
+        """Take in more values of the input ``name``."""
+        letters, records, values = self._counts.get(name, (0, 0, 0))
+        self._counts[name] = (
+            letters + sum(encoding.unknown for encoding in encodings),
+            records + sum(encoding.unknown > 0 for encoding in encodings),
+            values + len(encodings),
+        )
+
+    def lines(self) -> list[str]:
+        """Return one line for each input in which such letters occur."""
+        return [
+            f"{letters:,} unknown letters in {records:,} of {values:,} values of '{name}'"
+            for name, (letters, records, values) in self._counts.items()
+            if letters
+        ]
+
+
 def unknown_report(encodings: Mapping[str, Sequence[Encoding]]) -> list[str]:
     """Return one line for each input in which letters occur that the vocabulary does not know."""
-    lines = []
-    for name, all_of_it in encodings.items():
-        unknown = sum(encoding.unknown for encoding in all_of_it)
-        records = sum(encoding.unknown > 0 for encoding in all_of_it)
-        if unknown:
-            lines.append(f"{unknown:,} unknown letters in {records:,} of {len(all_of_it):,} values of '{name}'")
-    return lines
+    unknown = Unknown()
+    for name, values in encodings.items():
+        unknown.count(name, values)
+    return unknown.lines()

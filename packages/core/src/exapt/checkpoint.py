@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exapt.errors import RecipeError
+from exapt.errors import OutputError, RecipeError
 from exapt.model import Model
 
 _UNDER_WAY = "under-way-"
@@ -40,21 +40,33 @@ class Checkpoints:
         self.resume = resume
 
     def save(self, model: Model, optimizer: Any, best: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Keep everything that the next step depends on; the one before is removed only when this one is whole."""
+        """Keep everything that the next step depends on; the one before is removed only when this one is whole.
+
+        Raises ``OutputError`` if the folder cannot be written; then the one before stays.
+        """
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write(self.folder, model, optimizer, best, facts)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(f"no checkpoint can be written to '{self.folder}': {reason}") from None
+
+    def _write(
+        self, folder: Path, model: Model, optimizer: Any, best: Mapping[str, Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{name}": tensor for name, tensor in model.learned().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
         moments, scalars = _optimizer_state(optimizer)
         tensors |= moments
-        under_way = Path(tempfile.mkdtemp(prefix=_UNDER_WAY, dir=self.folder))
+        under_way = Path(tempfile.mkdtemp(prefix=_UNDER_WAY, dir=folder))
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, under_way / "state.safetensors")
         kept = {"identity": self.identity, "facts": facts, "optimizer": scalars}
         (under_way / "facts.json").write_text(json.dumps(kept), encoding="utf-8")
         older = list(self._kept())
         number = 1 + max((int(path.name.rpartition("-")[2]) for path in older), default=0)
-        under_way.rename(self.folder / f"checkpoint-{number:06d}")
+        under_way.rename(folder / f"checkpoint-{number:06d}")
         for path in older:
             shutil.rmtree(path)
 

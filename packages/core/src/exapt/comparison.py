@@ -12,12 +12,14 @@ import numpy as np
 from scipy import stats
 
 from exapt.baseline import fit_baseline
+from exapt.building import build
 from exapt.errors import RecipeError
-from exapt.events import Event, Listener
+from exapt.events import Event, Listener, Run
 from exapt.labelled import Table, read_table
 from exapt.metrics import LOWER_IS_BETTER
+from exapt.parts import Head, HeadContext
 from exapt.plugins import current
-from exapt.recipe import Component, Recipe, TrainingOptions, validated
+from exapt.recipe import Component, Recipe, TrainingOptions, read_recipe, validated
 from exapt.resolve import Resolved, resolve
 from exapt.training import run
 
@@ -88,7 +90,8 @@ def compare(
 ) -> Comparison:
     """Run all contenders over all seeds on the same splits, and compare them on the test part.
 
-    ``scratch`` holds training options of the runs from scratch alone. Raises ``RecipeError`` if there are fewer than two seeds, several heads, or no test part to compare on.
+    ``scratch`` holds training options of the runs from scratch alone. Raises ``RecipeError`` if there are fewer than two
+    seeds, several heads, or no test part to compare on.
     """
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise RecipeError("a comparison needs at least two seeds, all different: one run cannot tell gain from luck")
@@ -96,16 +99,21 @@ def compare(
         raise RecipeError("a comparison asks one question: give a recipe with one head")
     from_scratch(recipe, scratch)
     metric = _metric(recipe)
+    linear = _has_baseline(recipe)
     records: dict[str, list[tuple[float, float, int]]] = {RECIPE: [], SCRATCH: [], BASELINE: []}
+    if not linear:
+        del records[BASELINE]
+        _announce(listeners, "there is no linear model for this question or these inputs: it is left out")
     for seed in seeds:
-        paired = recipe.model_copy(update={"seed": seed})
+        paired = read_recipe({**recipe.model_dump(exclude_unset=True), "seed": seed})
         for name, one in ((RECIPE, paired), (SCRATCH, from_scratch(paired, scratch))):
-            _announce(listeners, name, seed)
+            _announce(listeners, f"{name}, seed {seed}")
             values, seconds, trainable = _neural(one, device, listeners)
             records[name].append((_value(values, metric, name, seed), seconds, trainable))
-        _announce(listeners, BASELINE, seed)
-        values, seconds, trainable = _linear(paired, metric)
-        records[BASELINE].append((_value(values, metric, BASELINE, seed), seconds, trainable))
+        if linear:
+            _announce(listeners, f"{BASELINE}, seed {seed}")
+            values, seconds, trainable = _linear(paired, metric)
+            records[BASELINE].append((_value(values, metric, BASELINE, seed), seconds, trainable))
     return _judged(metric, tuple(seeds), _named(records, recipe))
 
 
@@ -137,11 +145,9 @@ def _named(records: Mapping[str, Sequence[tuple[float, float, int]]], recipe: Re
     )
 
 
-def _announce(listeners: Sequence[Listener], name: str, seed: int) -> None:
-    from exapt.events import Run
-
+def _announce(listeners: Sequence[Listener], text: str) -> None:
     for listener in listeners:
-        listener(Run(None, {}), Event("note", {"text": f"{name}, seed {seed}"}))
+        listener(Run(None, {}), Event("note", {"text": text}))
 
 
 def _neural(recipe: Recipe, device: str, listeners: Sequence[Listener]) -> tuple[dict[str, float], float, int]:
@@ -159,10 +165,27 @@ def _neural(recipe: Recipe, device: str, listeners: Sequence[Listener]) -> tuple
 
 
 def _metric(recipe: Recipe) -> str:
-    """Return the metric asked for, else the one that a linear model of the same kind is judged by too."""
-    (head,) = resolve(recipe, current()).heads.values()
-    own = {"regression": "spearman"}.get(head.offer.spec.baseline, "macro_f1")
-    return recipe.training.metric or own
+    """Return the metric asked for, else the head's own."""
+    if recipe.training.metric:
+        return recipe.training.metric
+    resolved = resolve(recipe, current())
+    return _head(resolved.infer(read_table(resolved).labels("train"))).metric
+
+
+def _head(resolved: Resolved) -> Head:
+    (chosen,) = resolved.heads.values()
+    head: Head = build(chosen, HeadContext(dict.fromkeys(resolved.recipe.data.inputs, 1)))
+    return head
+
+
+def _has_baseline(recipe: Recipe) -> bool:
+    """Whether a linear model can answer: it reads text, and per position one text only."""
+    resolved = resolve(recipe, current())
+    (chosen,) = resolved.heads.values()
+    if chosen.offer.spec.baseline == "none" or resolved.backbone.offer.spec.accepts != "sequence":
+        return False
+    table = read_table(resolved)
+    return len(table.examples.inputs) == 1 or not _head(resolved.infer(table.labels("train"))).per_unit
 
 
 def _value(values: Mapping[str, float], metric: str, name: str, seed: int) -> float:
@@ -184,11 +207,8 @@ def _linear(recipe: Recipe, metric: str) -> tuple[dict[str, float], float, int]:
 
 
 def _fit_linear(resolved: Resolved, table: Table, seed: int, metric: str) -> tuple[dict[str, float], int]:
-    from exapt.building import build
-    from exapt.parts import HeadContext
-
-    (name, chosen), *_ = resolved.heads.items()
-    head = build(chosen, HeadContext(dict.fromkeys(resolved.recipe.data.inputs, 1)))
+    ((name, chosen),) = resolved.heads.items()
+    head = _head(resolved)
     texts = _texts(table, resolved)
     targets = [head.encode(label, len(text)) for label, text in zip(table.examples.labels[name], texts, strict=True)]
     parts = {part: getattr(table.split, part) for part in ("train", "valid", "test")}
@@ -214,8 +234,6 @@ def _fit_linear(resolved: Resolved, table: Table, seed: int, metric: str) -> tup
 
 def _texts(table: Table, resolved: Resolved) -> list[str]:
     inputs = [table.examples.inputs[name] for name in resolved.recipe.data.inputs]
-    if not all(isinstance(value, str) for values in inputs for value in values[:1]):
-        raise RecipeError("the linear baseline reads sequences only")
     # Several inputs stand in one text, kept apart by a letter that no sequence has.
     return ["|".join(values) for values in zip(*inputs, strict=True)]
 
@@ -243,6 +261,9 @@ def _sentence(difference: Difference, metric: str) -> str:
     sign = _sign(metric)
     low, high = sorted((sign * difference.low, sign * difference.high))
     by = f"{metric} {difference.mean:+.3f}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+    if low == high:
+        # Seeds that all differ by the same amount tell nothing of how much the next one would.
+        return f"Nothing can be told against {difference.against}: {by}, without any spread; take more seeds."
     if low > 0:
         return f"Transfer helps against {difference.against}: {by}."
     if high < 0:

@@ -49,6 +49,14 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
+def resting() -> AbstractContextManager[Any]:
+    """Return the context of passes without gradients.
+
+    Not inference mode: a backbone that keeps a table of positions from such a pass could not use it in training.
+    """
+    return torch.no_grad()
+
+
 def token_budget(device: torch.device) -> int:
     """Return the padded tokens per forward pass without gradients that suit a device."""
     return 1024 if device.type == "cpu" else 16384

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +17,29 @@ import pyarrow as pa
 import torch
 
 from exapt import device as devices
-from exapt.building import build_backbone, build_tokenizer, encode, refuse_mistaken, refuse_too_long
+from exapt.building import (
+    Unknown,
+    build_backbone,
+    build_tokenizer,
+    encode,
+    probe_inputs,
+    refuse_too_long,
+)
 from exapt.data.files import open_writer, table_sha256
-from exapt.data.tables import Examples, stream_examples
+from exapt.data.tables import stream_examples
 from exapt.errors import DataError, OutputError, RecipeError
 from exapt.features import forward_all
 from exapt.fingerprint import fingerprint, fingerprint_tokenizer
-from exapt.parts import Array, Backbone, Features, Tokenizer
+from exapt.parts import Array, Backbone, Encoding, Features, Tokenizer
 from exapt.plugins import current
 from exapt.recipe import Component, DataOptions
-from exapt.resolve import portable, resolve_backbone
+from exapt.resolve import Chosen, portable, resolve_backbone, weights_folder
 
 PER_UNIT = "none"
 # Rows that are embedded, and kept for a restart, together; per unit they take a hundred times the room.
 _ROWS, _ROWS_PER_UNIT = 1024, 128
+_KEY, _MARK = "key.json", "exapt embed"
+_OURS = re.compile(r"key\.json|\d{8}\.(arrow|under-way)")
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class Embedder:
     name: str
     backbone: Backbone
     tokenizer: Tokenizer
+    parts: tuple[Chosen, Chosen]
+    """What backbone and tokenizer were made of."""
     pooling: str
     layer: int
     device: torch.device
@@ -53,24 +67,37 @@ class Embedder:
         last = len(model.blocks())
         if not -1 <= layer <= last:
             raise RecipeError(f"there is no layer {layer}: '{backbone}' has layers 0 to {last}")
-        options = reads.options.model_dump(mode="json")
+        info = chosen.offer.info
+        folder = weights_folder(checkpoint, chosen.options)
         key = {
-            "backbone": portable({"name": backbone, "source": getattr(chosen.options, "source", "")})["name"],
+            "made_by": _MARK,
+            "backbone": portable({"name": backbone, "source": folder}, folder)["name"],
             "weights": fingerprint(model),
-            "tokenizer": fingerprint_tokenizer(tokenizer, options, chosen.offer.spec.probes),
+            "options": chosen.options.model_dump(mode="json", exclude={"source", "revision"}),
+            "tokenizer": fingerprint_tokenizer(tokenizer, probe_inputs(chosen)),
+            "tokenizer_options": reads.options.model_dump(mode="json", exclude={"source", "revision"}),
+            "plugin": f"{info.distribution} {info.version}",
             "pooling": pooling,
             "layer": last if layer == -1 else layer,
             "precision": devices.resolve_precision("auto", where),
+            "machine": devices.describe(where),
         }
         free = checkpoint is None or checkpoint.commercial
         licence = "" if free or checkpoint is None else f"{backbone}: {checkpoint.licence}, no commercial use"
-        return cls(backbone, model.to(where), tokenizer, pooling, key["layer"], where, key, licence)
+        return cls(backbone, model.to(where), tokenizer, (chosen, reads), pooling, key["layer"], where, key, licence)
 
     def arrays(self, inputs: Sequence[Any], ids: Sequence[str] | None = None) -> Any:
         """Return one array [inputs, width], or a list of arrays [units, width] where pooling is ``none``."""
-        names = ids or [f"input {number + 1}" for number in range(len(inputs))]
-        encodings = encode(self.tokenizer, inputs, names, self.name)
-        refuse_too_long(encodings, names, self.backbone.max_tokens, self.name)
+        return self.vectors(self.encode(inputs, ids or [f"input {number + 1}" for number in range(len(inputs))]))
+
+    def encode(self, inputs: Sequence[Any], ids: Sequence[str]) -> list[Encoding]:
+        """Return the inputs as the backbone reads them. Raises ``DataError``, with the id, for one that it cannot read."""
+        encodings = encode(self.tokenizer, inputs, ids, self.name, *self.parts)
+        refuse_too_long(encodings, ids, self.backbone.max_tokens, self.name)
+        return encodings
+
+    def vectors(self, encodings: Sequence[Encoding]) -> Any:
+        """Return what ``arrays`` does, of encoded inputs."""
         vectors: list[Array] = [np.empty(0)] * len(encodings)
         budget = devices.token_budget(self.device)
         for rows, features in forward_all(self.backbone, encodings, self.layer, self.key["precision"], budget):
@@ -86,10 +113,9 @@ class Embedder:
         units, _ = features.per_unit()
         return [row[:length].numpy() for row, length in zip(units, features.lengths.tolist(), strict=True)]
 
-    def batch(self, examples: Examples) -> pa.RecordBatch:
+    def batch(self, ids: Sequence[str], encodings: Sequence[Encoding]) -> pa.RecordBatch:
         """Return a record batch of ``id`` and ``embedding``: a vector, or a list of one vector per unit."""
-        (values,) = examples.inputs.values()
-        answers = self.arrays(values, examples.ids)
+        answers = self.vectors(encodings)
         width = self.backbone.width
         if self.pooling == PER_UNIT:
             offsets = np.concatenate([[0], np.cumsum([len(answer) for answer in answers])]).astype(np.int32)
@@ -97,7 +123,7 @@ class Embedder:
             column = pa.ListArray.from_arrays(pa.array(offsets), flat)
         else:
             column = pa.FixedSizeListArray.from_arrays(pa.array(answers.ravel()), width)
-        return pa.record_batch({"id": pa.array(list(examples.ids), pa.string()), "embedding": column})
+        return pa.record_batch({"id": pa.array(list(ids), pa.string()), "embedding": column})
 
 
 def embed_file(
@@ -109,61 +135,108 @@ def embed_file(
     format: str = "",  # noqa: A002 - the field's word
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Embed a table into a file, in constant memory; returns the number of rows.
 
-    What is done is kept in ``OUT.parts`` until the end, so that the same call goes on where it was interrupted. Raises
-    ``OutputError`` if ``OUT.parts`` belongs to another embedding.
+    What is done is kept in ``OUT.parts`` until the end, so that the same call goes on where it was interrupted. At the
+    end, ``tell`` hears what there is to note of the rows. Raises ``OutputError`` if ``OUT.parts`` is of something else.
     """
     options = data or DataOptions(path=str(path))
     if len(options.inputs) != 1:
         raise RecipeError("embeddings are of one input: name one column")
-    parts = Path(f"{out}.parts")
+    parts, unknown = Path(f"{out}.parts"), Unknown()
     with open_writer(out, format, overwrite=overwrite) as writer:
         _claim(parts, {**embedder.key, "table": table_sha256(path), "inputs": dict(options.inputs), "id": options.id})
         rows = 0
         try:
-            for part in _parts(embedder, path, options, parts):
+            for part in _parts(embedder, path, options, parts, unknown, tell):
                 batch = pa.ipc.open_file(part).get_batch(0)
                 writer.write(batch)
                 rows += batch.num_rows
                 progress(rows)
         except DataError:
             # The table must change before it can be embedded, and then what is done belongs to another.
-            shutil.rmtree(parts)
+            _clear(parts)
             raise
-    shutil.rmtree(parts)
+    _clear(parts)
+    for line in unknown.lines():
+        tell(line)
     return rows
 
 
 def _claim(parts: Path, key: Mapping[str, Any]) -> None:
-    note = parts / "key.json"
-    if not note.is_file():
-        parts.mkdir(exist_ok=True)
-        note.write_text(json.dumps(key, indent=1), encoding="utf-8")
+    wanted = json.loads(json.dumps(key))
+    if not os.path.lexists(parts):
+        with _writing(parts):
+            _found(parts, wanted)
         return
-    held = json.loads(note.read_text(encoding="utf-8"))
-    if held != json.loads(json.dumps(key)):
-        name = next(name for name in key if held.get(name) != key[name])
-        raise OutputError(
-            f"'{parts}' holds part of another embedding: its {name} is {held.get(name)!r}, not {key[name]!r}; remove it"
-        )
+    held = _held(parts)
+    if held is None:
+        raise OutputError(f"'{parts}' exists and is not a part of an embedding; remove or rename it")
+    for name in sorted(held.keys() | wanted.keys()):
+        if held.get(name) != wanted.get(name):
+            raise OutputError(
+                f"'{parts}' holds part of another embedding: its {name} is {held.get(name)!r}, "
+                f"not {wanted.get(name)!r}; remove it"
+            )
 
 
-def _parts(embedder: Embedder, path: Path, options: DataOptions, folder: Path) -> Iterator[Path]:
+def _found(parts: Path, key: Mapping[str, Any]) -> None:
+    # The folder comes with its key or not at all: one without a key is the user's.
+    under_way = Path(tempfile.mkdtemp(prefix=f".{parts.name}-", dir=parts.parent))
+    (under_way / _KEY).write_text(json.dumps(key, indent=1), encoding="utf-8")
+    under_way.rename(parts)
+
+
+def _held(parts: Path) -> dict[str, Any] | None:
+    try:
+        held = json.loads((parts / _KEY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return held if isinstance(held, dict) and held.get("made_by") == _MARK else None
+
+
+def _clear(parts: Path) -> None:
+    for path in parts.iterdir():
+        if _OURS.fullmatch(path.name):
+            path.unlink()
+    # Whatever else was put there stays, and the folder with it.
+    with suppress(OSError):
+        parts.rmdir()
+
+
+def _parts(
+    embedder: Embedder,
+    path: Path,
+    options: DataOptions,
+    folder: Path,
+    unknown: Unknown,
+    tell: Callable[[str], None],
+) -> Iterator[Path]:
     chunk = _ROWS_PER_UNIT if embedder.pooling == PER_UNIT else _ROWS
-    for number, examples in enumerate(stream_examples(path, options, chunk)):
+    for number, examples in enumerate(stream_examples(path, options, chunk, tell)):
         part = folder / f"{number:08d}.arrow"
+        ((name, values),) = examples.inputs.items()
+        # Of a part that is done too, so that what is told counts the whole table.
+        encodings = embedder.encode(values, examples.ids)
+        unknown.count(name, encodings)
         if not part.is_file():
-            if number == 0:
-                for values in examples.inputs.values():
-                    refuse_mistaken(embedder.tokenizer, values, embedder.name)
-            _write_part(part, embedder.batch(examples))
+            _write_part(part, embedder.batch(examples.ids, encodings))
         yield part
 
 
 def _write_part(part: Path, batch: pa.RecordBatch) -> None:
     under_way = part.with_suffix(".under-way")
-    with pa.OSFile(str(under_way), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-        writer.write_batch(batch)
-    under_way.rename(part)
+    with _writing(part.parent):
+        with pa.OSFile(str(under_way), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        under_way.rename(part)
+
+
+@contextmanager
+def _writing(parts: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"'{parts}' cannot be written: {error.strerror or error}") from None

@@ -58,6 +58,15 @@ def encodings_digest(encodings: Sequence[Encoding]) -> str:
     return digest.hexdigest()
 
 
+def answers_digest(backbone: Backbone, probes: Sequence[Encoding], layer: int) -> str:
+    """Return the sha256 of a backbone's features of some probe inputs: of weights, configuration and code together."""
+    digest = hashlib.sha256()
+    for _, features in forward_all(backbone, probes, layer, "fp32", budget=1):
+        digest.update(features.hidden.numpy().tobytes() + features.mask.numpy().tobytes())
+        digest.update(b"" if features.summary is None else features.summary.numpy().tobytes())
+    return digest.hexdigest()
+
+
 class KeptFeatures:
     """Features of many inputs under one reading: pooled vectors [inputs, width], or the vectors of all their tokens."""
 
@@ -163,7 +172,7 @@ def forward_all(
     backbone.eval()
     for rows in micro_batches(tokens, np.arange(len(encodings)), budget):
         batch = collate([encodings[row] for row in rows]).to(device)
-        with torch.inference_mode(), devices.autocast(precision, device):
+        with devices.resting(), devices.autocast(precision, device):
             features = backbone.at_layer(batch, layer)
         yield rows, features.to(torch.device("cpu")).float()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,13 +35,12 @@ def architecture(backbone: Backbone) -> str:
     return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint_tokenizer(tokenizer: Tokenizer, options: Mapping[str, Any], probes: Sequence[Any]) -> str:
-    """Return the sha256 over vocabulary, options (but where the files are) and what becomes of the probe inputs."""
-    kept = {name: value for name, value in options.items() if name not in ("source", "revision")}
-    digest = hashlib.sha256(json.dumps([sorted(tokenizer.vocabulary.items()), kept], sort_keys=True).encode())
+def fingerprint_tokenizer(tokenizer: Tokenizer, probes: Sequence[Any]) -> str:
+    """Return the sha256 over the vocabulary and what becomes of the probe inputs, in which the options that matter show."""
+    digest = hashlib.sha256(json.dumps(sorted(tokenizer.vocabulary.items())).encode())
     for probe in probes:
         encoding = tokenizer.encode(probe)
         for name, array in sorted(encoding.arrays.items()):
-            digest.update(name.encode() + array.tobytes())
+            digest.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
         digest.update(encoding.spans.tobytes())
     return digest.hexdigest()

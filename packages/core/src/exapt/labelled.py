@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ def read_table(resolved: Resolved) -> Table:
     options, recipe = resolved.recipe.data, resolved.recipe
     examples, report = read_examples(options, resolved.labels)
     first = next(iter(resolved.heads))
-    stratified = resolved.heads[first].offer.spec.baseline == "classification" and not _per_unit(examples.labels[first])
+    spec = resolved.heads[first].offer.spec
+    stratified = spec.baseline == "classification" and spec.answers == "input"
     parts = split(recipe.split, examples, examples.labels[first] if stratified else None, recipe.seed)
     used = np.sort(np.concatenate([getattr(parts, part) for part in PARTS]))
     place = {row: number for number, row in enumerate(used.tolist())}
@@ -53,7 +54,3 @@ def read_table(resolved: Resolved) -> Table:
     facts["rows"] = {part: len(moved[part]) for part in PARTS}
     notes = (*report.lines(), *parts.notes)
     return Table(examples.take(used), replace(parts, **moved), notes, facts)
-
-
-def _per_unit(labels: Sequence[Any]) -> bool:
-    return len(labels) > 0 and isinstance(labels[0], (list, tuple))

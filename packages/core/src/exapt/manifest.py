@@ -3,16 +3,117 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from exapt.errors import AdapterError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from exapt.errors import AdapterError, listed
 
 MANIFEST = "exapt.json"
 FORMAT = 1
 _PARTS = ("train", "valid", "test")
-_SECTIONS = ("recipe", "plugins", "backbone", "tokenizer", "data", "metrics", "tensors", "probe")
+HEADS = "heads.safetensors"
+BACKBONE = "backbone.safetensors"
+PEFT = "adapter_model.safetensors"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Section(BaseModel):
+    """A part of the manifest as it must be; what a later exapt says besides is let be."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Written(_Section):
+    format: int
+    version: str
+
+
+class _Component(_Section):
+    name: str
+
+
+class _Head(_Component):
+    label: str | list[str]
+    classes: list[str] | None = None
+
+
+class _Recipe(_Section):
+    heads: dict[str, _Head] = Field(min_length=1)
+    strategies: list[_Component] = Field(min_length=1)
+
+
+class _Backbone(_Section):
+    name: str
+    family: str
+    modality: str
+    source: str
+    revision: str
+    local: bool
+    width: int
+    licence: str
+    commercial: bool
+    paper: str
+    architecture: Sha256
+    fingerprint: Sha256 | None
+
+
+class _Tokenizer(_Section):
+    name: str
+    fingerprint: Sha256
+
+
+class _Data(_Section):
+    file: str
+    sha256: Sha256
+    rows: dict[str, int]
+
+
+class _Tensor(_Section):
+    shape: list[int]
+    dtype: str
+    sha256: Sha256
+
+
+class _Tolerance(_Section):
+    fp32: float = Field(gt=0, le=0.01)
+
+
+class _Probe(_Section):
+    inputs: list[Any] = Field(min_length=1)
+    outputs: dict[str, list[list[float]]]
+    tolerance: _Tolerance
+
+
+class _Manifest(_Section):
+    recipe: _Recipe
+    plugins: dict[str, str]
+    backbone: _Backbone
+    tokenizer: _Tokenizer
+    data: _Data
+    metrics: dict[str, dict[str, float]]
+    tensors: dict[str, dict[str, _Tensor]]
+    probe: _Probe
+    exapt: _Written
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        strange = self.tensors.keys() - {HEADS, BACKBONE, PEFT}
+        if strange:
+            raise ValueError(f"no adapter has a file of tensors '{min(strange)}'")
+        if HEADS not in self.tensors:
+            raise ValueError(f"it lists no tensors of {HEADS}")
+        asked, probed = self.recipe.heads.keys(), self.probe.outputs
+        if asked != probed.keys():
+            raise ValueError(f"its heads are {listed(asked)}, but those of its probe are {listed(probed)}")
+        for head, rows in probed.items():
+            if len(rows) != len(self.probe.inputs):
+                raise ValueError(f"its probe has {len(self.probe.inputs)} inputs, but {len(rows)} outputs of '{head}'")
+        return self
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -29,10 +130,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"'{path}' is damaged: {error}") from None
     if written != FORMAT:
         raise AdapterError(f"'{folder.name}' has format {written}; this exapt reads format {FORMAT}: upgrade exapt")
-    lacking = [name for name in _SECTIONS if not isinstance(manifest.get(name), dict)]
-    if lacking:
-        raise AdapterError(f"'{path}' is damaged: it lacks '{lacking[0]}'")
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        raise AdapterError(f"'{path}' is damaged: {_first_fault(error)}") from None
     return dict(manifest)
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        return f"it lacks '{place}'"
+    reason = fault["msg"].removeprefix("Value error, ")
+    return f"'{place}': {reason[0].lower()}{reason[1:]}" if place else reason
+
+
+def finite(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Return the metrics of each part that are numbers: JSON has no others, and no run may be lost to one."""
+    return {
+        part: {name: value for name, value in values.items() if math.isfinite(value)}
+        for part, values in metrics.items()
+    }
 
 
 def dumped(manifest: Mapping[str, Any]) -> str:
@@ -47,7 +166,8 @@ def card(manifest: Mapping[str, Any]) -> str:
     lines = [
         "---",
         "library_name: exapt",
-        f"base_model: {backbone['source'] or backbone['name']}",
+        # As JSON it is a quoted text of YAML, whatever characters stand in it.
+        f"base_model: {json.dumps(backbone['source'] or backbone['name'], ensure_ascii=False)}",
         f"license: {backbone['licence'].lower()}",
         "tags: [exapt, transfer-learning, biology]",
         "---",

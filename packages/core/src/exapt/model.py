@@ -54,20 +54,20 @@ class Model(nn.Module):
 
     def answer(self, micro: MicroBatch) -> dict[str, Tensor]:
         """Return each head's output."""
-        first = next(self.parameters())
-        with devices.autocast(self.precision, first.device):
-            features = {name: self.features(given) for name, given in micro.inputs.items()}
-            return {
-                name: self.head(name)({key: kept[self.head(name).reads] for key, kept in features.items()})
-                for name in self.heads
-            }
+        features = {name: self.features(given) for name, given in micro.inputs.items()}
+        return {
+            name: self.head(name)({key: kept[self.head(name).reads] for key, kept in features.items()})
+            for name in self.heads
+        }
 
     def features(self, given: Batch | Kept) -> Kept:
         """Return features by what heads read, from the backbone unless they were kept."""
         if not isinstance(given, Batch):
             return given
-        features = self.backbone.at_layer(given, self.layer)
-        return _AnyReading(features)
+        with devices.autocast(self.precision, given.present.device):
+            features = self.backbone.at_layer(given, self.layer)
+        # Heads answer in full precision: rounded to bf16, many of their answers would be the same.
+        return _AnyReading(features.float())
 
     def head(self, name: str) -> Head:
         """Return a head by name."""

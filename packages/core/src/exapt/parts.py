@@ -36,9 +36,10 @@ def unit_spans(units: int, before: int = 0, after: int = 0) -> Array:
 class Encoding:
     """One input as a model reads it, unpadded.
 
-    ``arrays`` are each [tokens, ...]; ``pads`` holds for each the value that fills it up in a batch; ``spans``
-    [tokens, 2] holds each token's first and last unit, ``NO_UNIT`` for special tokens; ``length`` counts units.
-    ``unknown`` counts units that the vocabulary does not know.
+    ``arrays`` are each [tokens, ...], and ``pads`` holds the value that fills them up in a batch; an array without one
+    is a fact of the whole input, of the same shape for all inputs (a species, a batch). ``spans`` [tokens, 2] holds each
+    token's first and last unit, ``NO_UNIT`` for special tokens; ``length`` counts units. ``unknown`` counts units that the
+    vocabulary does not know.
     """
 
     arrays: Mapping[str, Array]
@@ -121,6 +122,18 @@ class Features:
             highest = self.hidden.masked_fill(~mask, -torch.inf).amax(1)
             return torch.where(mask.any(1), highest, torch.zeros_like(highest))
         raise RecipeError(f"unknown pooling '{pooling}'; poolings are mean, max, cls and attention")
+
+    def attend(self, score: nn.Module) -> Tensor:
+        """Return one vector per input [batch, width]: the mean of its tokens, weighted by the softmax of their ``score``.
+
+        ``score`` takes [batch, tokens, width] to [batch, tokens, 1]. An input without a token gives zeros.
+        """
+        mask = self.mask.unsqueeze(-1)
+        hidden = torch.where(mask, self.hidden, 0).type_as(next(score.parameters()))
+        scores: Tensor = score(hidden).float()
+        # The least finite number, not minus infinity: an input without a token would give NaN.
+        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(1) * mask
+        return (weights * hidden).sum(1)
 
     def per_unit(self) -> tuple[Tensor, Tensor]:
         """Return one vector per unit [batch, units, width] and the mask [batch, units] of units that a token covers.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from exapt.adapted import Adapted
+from exapt.building import Unknown
 from exapt.builtin._writers import csv_rows
 from exapt.data.files import open_writer
 from exapt.data.splits import split
@@ -22,9 +23,18 @@ from exapt.recipe import DataOptions
 _CHUNK = 1024
 
 
-def data_options(adapted: Adapted, path: Path, input_: str | None = None, id_: str | None = None) -> DataOptions:
+def data_options(
+    adapted: Adapted,
+    path: Path,
+    input_: str | None = None,
+    id_: str | None = None,
+    *,
+    labels: str = "",
+    reader: str = "",
+) -> DataOptions:
     """Return how to read new data: with the columns that were learned from, unless others are named.
 
+    ``labels`` is a second table, ``reader`` the reader of the first where its suffix does not tell.
     Raises ``DataError`` if one column is named for an adapter that reads several inputs.
     """
     learned = adapted.resolved.recipe.data
@@ -34,7 +44,14 @@ def data_options(adapted: Adapted, path: Path, input_: str | None = None, id_: s
             raise DataError(f"this adapter reads several inputs, {', '.join(inputs)}; --input names one column only")
         inputs = dict.fromkeys(inputs, input_)
     # The column of ids is a matter of each table; the one that was learned from need not be there.
-    return DataOptions(path=str(path), inputs=inputs, id=id_ or "", missing_labels=learned.missing_labels)
+    return DataOptions(
+        path=str(path),
+        format=reader,
+        inputs=inputs,
+        id=id_ or "",
+        labels=labels,
+        missing_labels=learned.missing_labels,
+    )
 
 
 def predict_file(
@@ -45,20 +62,25 @@ def predict_file(
     format_: str = "",
     input_: str | None = None,
     id_: str | None = None,
+    reader: str = "",
     overwrite: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Answer for each row of a table, chunk by chunk in its order; returns the number of rows.
 
-    Without ``out`` the answers go to stdout as CSV.
+    Without ``out`` the answers go to stdout as CSV. At the end, ``tell`` hears what there is to note of the rows.
     """
-    chunks = stream_examples(path, data_options(adapted, path, input_, id_), _CHUNK)
+    chunks = stream_examples(path, data_options(adapted, path, input_, id_, reader=reader), _CHUNK, tell)
+    unknown = Unknown()
     writing = open_writer(out, format_, overwrite=overwrite) if out else nullcontext(_Stdout())
     rows = 0
     with writing as writer:
-        for columns in adapted.stream(chunks):
+        for columns in adapted.stream(chunks, unknown):
             batch = as_batch(columns)
             writer.write(batch)
             rows += batch.num_rows
+    for line in unknown.lines():
+        tell(line)
     return rows
 
 
@@ -91,16 +113,26 @@ def _type(values: Sequence[Any]) -> pa.DataType | None:
 
 
 def evaluate_file(
-    adapted: Adapted, path: Path, *, by: str = "", part: str = "", input_: str | None = None, id_: str | None = None
+    adapted: Adapted,
+    path: Path,
+    *,
+    by: str = "",
+    part: str = "",
+    input_: str | None = None,
+    id_: str | None = None,
+    labels: str = "",
+    reader: str = "",
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Return metrics of a labelled table, and notes on its rows; ``part`` keeps one part of the recipe's split."""
-    options = data_options(adapted, path, input_, id_)
+    options = data_options(adapted, path, input_, id_, labels=labels, reader=reader)
     examples, report = read_examples(options, adapted.resolved.labels)
     notes = report.lines()
     if part:
         examples = _part(adapted, examples, part)
         notes.append(f"part '{part}': {len(examples)} rows")
-    return adapted.evaluate(examples, by), notes
+    unknown = Unknown()
+    metrics = adapted.evaluate(examples, by, unknown)
+    return metrics, [*notes, *unknown.lines()]
 
 
 def _part(adapted: Adapted, examples: Examples, part: str) -> Examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from exapt.errors import RecipeError, did_you_mean, listed
 from exapt.specs import Options
 
 M = TypeVar("M", bound=BaseModel)
+
+_HEAD_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class DataOptions(Options):
@@ -32,6 +35,13 @@ class DataOptions(Options):
     missing_labels: Literal["error", "drop"] = Field(
         "error", description="What to do with rows without a label: refuse the table, or drop and count them."
     )
+
+    @field_validator("inputs")
+    @classmethod
+    def _some(cls, inputs: dict[str, str]) -> dict[str, str]:
+        if not inputs:
+            raise ValueError("name at least one input and its column")
+        return inputs
 
 
 class SplitOptions(Options):
@@ -63,7 +73,10 @@ class TrainingOptions(Options):
     epochs: int = Field(10, ge=1, description="Passes over the training rows.")
     batch_size: int = Field(16, ge=1, description="Rows per optimiser step, over all processes.")
     max_tokens: int = Field(
-        1024, ge=1, description="Tokens per forward pass: splits a step into micro-batches, never changes its result."
+        0,
+        ge=0,
+        description="Tokens per forward pass: splits a step into micro-batches, never changes its result; "
+        "0 for what suits the device.",
     )
     learning_rate: float = Field(1e-4, gt=0, description="Peak rate of what learns in the backbone.")
     head_learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the heads.")
@@ -125,7 +138,7 @@ class Recipe(Options):
     strategies: tuple[Component, ...] = Field(min_length=1, description="How to transfer.")
     training: TrainingOptions = Field(TrainingOptions(), description="How long, how fast and when to stop.")
     start: str = Field("", description="Adapter folder, exapt's or PEFT's, to start from.")
-    seed: int = Field(0, ge=0, description="Seed of everything random but the split.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random but the split.")
 
     @model_validator(mode="before")
     @classmethod
@@ -141,14 +154,23 @@ class Recipe(Options):
         if "strategy" in full:
             full["strategies"] = [full.pop("strategy"), *full.get("strategies", ())]
         if isinstance(full.get("heads"), Mapping):
-            full["heads"] = {name: _named(head) for name, head in full["heads"].items()}
+            full["heads"] = {_head_name(name): _named(head) for name, head in full["heads"].items()}
         if isinstance(full.get("strategies"), Sequence) and not isinstance(full["strategies"], str):
             full["strategies"] = [_named(strategy) for strategy in full["strategies"]]
         for key in ("backbone", "tokenizer"):
             full[key] = _named(full.get(key))
+        if isinstance(full["tokenizer"], Mapping):
+            # Options without a name are for the backbone's own.
+            full["tokenizer"] = {"name": "", **full["tokenizer"]}
         if isinstance(full.get("data"), Mapping):
             full["data"] = _data_shorthand(full["data"])
         return {key: value for key, value in full.items() if value is not None}
+
+
+def _head_name(name: Any) -> str:
+    if not _HEAD_NAME.fullmatch(str(name)):
+        raise ValueError(f"'{name}' is no name for a head: use letters, digits, '-' and '_'")
+    return str(name)
 
 
 def _data_shorthand(given: Mapping[str, Any]) -> dict[str, Any]:

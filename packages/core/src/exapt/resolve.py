@@ -46,6 +46,11 @@ class Resolved:
     training: TrainingOptions
 
     @property
+    def folder(self) -> str:
+        """The local folder that holds the backbone's weights, or nothing where they have a name on every machine."""
+        return weights_folder(self.checkpoint, self.backbone.options)
+
+    @property
     def labels(self) -> dict[str, str | tuple[str, ...]]:
         """The label column(s) of each head."""
         return {name: head.label for name, head in self.heads.items()}
@@ -84,8 +89,8 @@ class Resolved:
         recipe = self.recipe.model_dump(mode="json")
         recipe["data"] |= {key: Path(recipe["data"][key]).name for key in ("path", "labels")}
         recipe["start"] = Path(recipe["start"]).name
-        recipe["backbone"] = portable(self.backbone.as_component(self.recipe.backbone.name))
-        recipe["tokenizer"] = portable(self.tokenizer.as_component(self._tokenizer_name))
+        recipe["backbone"] = portable(self.backbone.as_component(self.recipe.backbone.name), self.folder)
+        recipe["tokenizer"] = portable(self.tokenizer.as_component(self._tokenizer_name), self.folder)
         recipe["heads"] = {name: self._head(name, head) for name, head in self.heads.items()}
         recipe["strategies"] = [
             chosen.as_component(named.name)
@@ -107,13 +112,18 @@ def column_name(label: str | tuple[str, ...]) -> str:
     return label if isinstance(label, str) else ", ".join(label)
 
 
-def portable(component: dict[str, Any]) -> dict[str, Any]:
-    """Return a component that names a local folder by the folder's last name only."""
-    source = component.get("source", "")
-    if not source or not Path(source).exists():
+def weights_folder(checkpoint: Checkpoint | None, options: Options) -> str:
+    """Return the local folder that holds a backbone's weights, or nothing where they have a name on every machine."""
+    source = "" if checkpoint else getattr(options, "source", "")
+    return source if source and Path(source).is_dir() else ""
+
+
+def portable(component: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Return a component that names the local ``folder``, if it does, by the folder's last name only."""
+    if not folder or component.get("source") != folder:
         return component
-    short = Path(source).resolve().name
-    return {**component, "source": short, "name": component["name"].replace(source, short)}
+    short = Path(folder).resolve().name
+    return {**component, "source": short, "name": component["name"].replace(folder, short)}
 
 
 def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
@@ -123,15 +133,16 @@ def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
     together.
     """
     model = resolve_backbone(plugins, recipe.backbone, recipe.tokenizer, source)
-    if recipe.tokenizer is None:
+    if recipe.tokenizer is None or not recipe.tokenizer.name:
         named = Component(name=_own_tokenizer(model[0].offer, plugins))
         recipe = recipe.model_copy(update={"tokenizer": named})
-    heads = {name: _head(plugins, name, head) for name, head in recipe.heads.items()}
+    heads = {name: _head(plugins, name, head, tuple(recipe.data.inputs)) for name, head in recipe.heads.items()}
     strategies = tuple(
         _choose(plugins.get(StrategySpec, named.name), named, f"strategies.{place}")
         for place, named in enumerate(recipe.strategies)
     )
     _check_inputs(recipe, heads)
+    _check_together(strategies)
     return Resolved(recipe, *model, heads, strategies, _training(recipe, strategies))
 
 
@@ -141,8 +152,9 @@ def resolve_backbone(
     """Look up a backbone, its published checkpoint (if one was named) and its tokenizer, as ``resolve`` does."""
     offer, checkpoint, found = plugins.checkpoint(named.name)
     files = {"source": source or found, "revision": checkpoint.revision if checkpoint else ""}
-    own = tokenizer or Component(name=_own_tokenizer(offer, plugins))
-    reads = _choose(plugins.get(TokenizerSpec, own.name), own, "tokenizer", files)
+    given = tokenizer or Component(name="")
+    name = given.name or _own_tokenizer(offer, plugins)
+    reads = _choose(plugins.get(TokenizerSpec, name), given, "tokenizer", files)
     return _choose(offer, named, "backbone", files), checkpoint, reads
 
 
@@ -162,10 +174,12 @@ def _choose(offer: Offer[Any], named: Component, place: str, files: Mapping[str,
     return Chosen(offer, validated(spec.options, given, f"{place} '{spec.name}'"))
 
 
-def _head(plugins: Plugins, name: str, head: HeadChoice) -> ChosenHead:
+def _head(plugins: Plugins, name: str, head: HeadChoice, inputs: tuple[str, ...]) -> ChosenHead:
     offer = plugins.get(HeadSpec, head.name)
     if isinstance(head.label, tuple) and offer.spec.columns and offer.spec.columns not in head.options:
         head = head.model_copy(update={offer.spec.columns: head.label})
+    if "inputs" in offer.spec.options.model_fields and "inputs" not in head.options:
+        head = head.model_copy(update={"inputs": inputs})
     chosen = _choose(offer, head, f"heads.{name}")
     return ChosenHead(chosen.offer, chosen.options, head.label, head.weight)
 
@@ -176,6 +190,18 @@ def _training(recipe: Recipe, strategies: Sequence[Chosen]) -> TrainingOptions:
         defaults |= chosen.offer.spec.training
     given = recipe.training.model_dump(exclude_unset=True)
     return validated(TrainingOptions, {**defaults, **given}, "training")
+
+
+def _check_together(strategies: Sequence[Chosen]) -> None:
+    names = [chosen.offer.spec.name for chosen in strategies]
+    for name, chosen in zip(names, strategies, strict=True):
+        if names.count(name) > 1:
+            raise RecipeError(f"strategy '{name}' is named twice")
+        if chosen.offer.spec.alone and len(names) > 1:
+            others = ", ".join(f"'{other}'" for other in names if other != name)
+            raise RecipeError(
+                f"strategy '{name}' says of the whole backbone what learns: it cannot stand beside {others}"
+            )
 
 
 def _check_inputs(recipe: Recipe, heads: Mapping[str, ChosenHead]) -> None:

@@ -25,7 +25,7 @@ _NAME = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
 class Options(BaseModel):
     """What a user may choose of a component. Frozen; unknown keys are refused; every field has a description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Sourced(Options):
@@ -133,6 +133,8 @@ class HeadSpec(Spec):
     infer: Callable[[Any, Sequence[Any]], Any] = field(default=lambda options, labels: options)
     columns: str = ""
     """Option that takes the names of the label columns where a recipe gives several and leaves the option out."""
+    answers: Literal["input", "unit"] = "input"
+    """Whether it answers once for each input or for each of its units; only whole inputs are split by class."""
     baseline: Literal["classification", "multilabel", "regression", "none"] = "none"
     """Which linear model on k-mers ``exapt compare`` sets beside it."""
 
@@ -149,4 +151,6 @@ class StrategySpec(Spec):
 
     build: Callable[[Any], Strategy]
     training: Mapping[str, Any] = field(default_factory=dict)
+    alone: bool = False
+    """Whether it says of the whole backbone what learns, so that no other strategy can stand beside it."""
     adopt: Callable[[Any, Path], Any] | None = None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exapt import adapter, peft_folder
 from exapt.errors import RecipeError
-from exapt.manifest import MANIFEST, read_manifest
+from exapt.manifest import BACKBONE, HEADS, MANIFEST, read_manifest
 from exapt.model import Model
 from exapt.resolve import Resolved
 
@@ -71,7 +71,7 @@ class Start:
 
     def put_backbone(self, model: Model) -> list[str]:
         """Put what the adapter changed of the backbone into a model; returns the tensors that were left out."""
-        adapter.put_backbone(model, self.files.get(adapter.BACKBONE, {}), self.folder.name)
+        adapter.put_backbone(model, self.files.get(BACKBONE, {}), self.folder.name)
         if peft_folder.WEIGHTS not in self.files:
             return []
         state, left_out = peft_folder.rooted(
@@ -90,8 +90,9 @@ class Start:
         theirs = self.manifest["recipe"]["heads"]
         same = {name for name in ours if name in theirs and _question(theirs[name]) == _question(ours[name])}
         for name in same:
-            tensors = self.files[adapter.HEADS].items()
+            tensors = self.files[HEADS].items()
             head = {key.removeprefix(f"{name}."): value for key, value in tensors if key.startswith(f"{name}.")}
+            adapter.check_fit(f"head '{name}' of '{self.folder.name}'", head, model.head(name).state_dict())
             model.head(name).load_state_dict(head)
         return same
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather_object
 from torch import Tensor, nn
 
 from exapt import device as devices
@@ -30,6 +30,8 @@ from exapt.recipe import TrainingOptions
 from exapt.rows import Rows
 
 Report = dict[str, float]
+# Each process holds the whole model: checkpoints and evaluation rely on it.
+_REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 _SCORED_TOGETHER = 256
 
@@ -59,9 +61,18 @@ class Trainer:
         self.options, self.seed, self.tell = options, seed, tell
         # Not every backbone uses all that learns in every pass, which DDP has to be told.
         ddp = DistributedDataParallelKwargs(find_unused_parameters=bool(rates))
+        # A step is the recipe's: no launcher's setting divides it once more.
+        whole = GradientAccumulationPlugin(num_steps=1)
         self.device = next(model.parameters()).device
+        self.budget = options.max_tokens or devices.token_budget(self.device)
         # The recipe's own precision is kept inside the model, whatever the launcher was told.
-        self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu",
+            mixed_precision="no",
+            kwargs_handlers=[ddp],
+            gradient_accumulation_plugin=whole,
+        )
+        _refuse_sharding(self.accelerator)
         groups = _parameter_groups(model, options, rates)
         # What learns must be leaf parameters of the wrapped model, so the optimiser is made before the wrapping.
         optimizer = torch.optim.AdamW(groups)
@@ -81,7 +92,7 @@ class Trainer:
         self.total_steps = self.options.epochs * len(self._order(train, 0))
         if self.options.metric:
             # A wrong name is to be refused before hours of training, not after the first of them.
-            self._selects_by(self._validated(valid))
+            self._refuse_unknown_metric(self._validated(valid))
         while self.progress.position.epoch < self.options.epochs and not self._patience_is_over():
             self._epoch(train, valid, checkpoints)
         if self.best:
@@ -94,7 +105,7 @@ class Trainer:
         if not len(rows):
             return {}
         mine = np.arange(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
-        outputs = predict(self.model, rows, mine, self.options.max_tokens)
+        outputs = predict(self.model, rows, mine, self.budget)
         gathered: dict[int, dict[str, Array]] = dict(gather_object(list(outputs.items())))
         return score(self.model, rows, [gathered[row] for row in range(len(rows))])
 
@@ -142,9 +153,7 @@ class Trainer:
     def _micros(self, train: Rows, rows: Array) -> list[MicroBatch]:
         mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         if len(mine):
-            return [
-                train.take(part, self.device) for part in micro_batches(train.tokens, mine, self.options.max_tokens)
-            ]
+            return [train.take(part, self.device) for part in micro_batches(train.tokens, mine, self.budget)]
         # Processes must meet in every backward pass: one without rows joins in with a row that weighs nothing.
         idle = train.take(rows[:1], self.device)
         targets = {name: torch.full_like(target, self.model.head(name).pad) for name, target in idle.targets.items()}
@@ -170,7 +179,7 @@ class Trainer:
         return training_steps(len(train), self.options.batch_size, self.seed, epoch)
 
     def _judge(self, report: Report, epoch: int) -> None:
-        progress, names = self.progress, self._selects_by(report)
+        progress, names = self.progress, [f"valid.{self._metric}", "valid.loss"]
         # An epoch in which the metric is undefined is judged by its loss, and loses to any in which it is defined.
         name = next((name for name in names if name in report), "")
         if not name:
@@ -180,17 +189,19 @@ class Trainer:
             progress.best_epoch, progress.best_metric, progress.best_value = epoch, name, report[name]
             self.best = self.model.learned()
 
-    def _selects_by(self, report: Report) -> list[str]:
-        known = [name.removeprefix("valid.") for name in report if name.startswith("valid.")]
+    @property
+    def _metric(self) -> str:
         first = next(iter(self.model.heads))
         own = self.model.head(first).metric
-        own = own if len(self.model.heads) == 1 else f"{first}.{own}"
-        asked = self.options.metric or own
-        if known and asked not in {*known, own}:
+        return self.options.metric or (own if len(self.model.heads) == 1 else f"{first}.{own}")
+
+    def _refuse_unknown_metric(self, report: Report) -> None:
+        known = [name.removeprefix("valid.") for name in report]
+        if known and self._metric not in known:
             raise RecipeError(
-                f"training.metric '{asked}' is not measured here.{did_you_mean(asked, known)} Known: {listed(known)}"
+                f"training.metric '{self._metric}' is not measured here.{did_you_mean(self._metric, known)} "
+                f"Known: {listed(known)}"
             )
-        return [f"valid.{asked}", "valid.loss"]
 
     def _patience_is_over(self) -> bool:
         waited = self.progress.position.epoch - 1 - self.progress.best_epoch
@@ -207,6 +218,13 @@ class Trainer:
             self.progress = Progress(**{**facts, "position": Position(**facts["position"])})
 
 
+def _refuse_sharding(accelerator: Accelerator) -> None:
+    if accelerator.distributed_type not in _REPLICATED:
+        raise RecipeError(
+            f"this launcher shards the model ({accelerator.distributed_type.value}); exapt trains on one process, or with DDP"
+        )
+
+
 def predict(model: Model, rows: Rows, chosen: Array, budget: int) -> dict[int, dict[str, Array]]:
     """Return each chosen row's outputs by head, as fp32 arrays with padding cut off."""
     model.eval()
@@ -214,7 +232,7 @@ def predict(model: Model, rows: Rows, chosen: Array, budget: int) -> dict[int, d
     lengths = {name: rows.lengths(name) for name in model.heads}
     answers: dict[int, dict[str, Array]] = {}
     for part in micro_batches(rows.tokens, chosen, budget):
-        with torch.inference_mode():
+        with devices.resting():
             outputs = {name: out.float().cpu().numpy() for name, out in model.answer(rows.take(part, device)).items()}
         for place, row in enumerate(part):
             answers[int(row)] = {
@@ -244,7 +262,7 @@ def _mean_loss(model: Model, name: str, outputs: list[Array], targets: Sequence[
     total, weight = 0.0, 0.0
     for start in range(0, len(outputs), _SCORED_TOGETHER):
         part = slice(start, start + _SCORED_TOGETHER)
-        with torch.inference_mode():
+        with devices.resting():
             answers = torch.from_numpy(_stacked(outputs[part], head.per_unit, 0)).to(device)
             known = torch.from_numpy(_stacked(targets[part], head.per_unit, head.pad)).to(device)
             total += float(head.loss(answers, known))

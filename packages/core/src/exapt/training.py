@@ -21,16 +21,17 @@ from exapt.building import (
     build_strategies,
     build_tokenizer,
     encode,
+    probe_inputs,
     refuse_too_long,
     unknown_report,
 )
 from exapt.checkpoint import Checkpoints
 from exapt.errors import RecipeError
 from exapt.events import Event, Listener, Run
-from exapt.features import FeatureKey, KeptFeatures, encodings_digest, frozen_features
+from exapt.features import FeatureKey, KeptFeatures, answers_digest, encodings_digest, frozen_features
 from exapt.fingerprint import architecture, fingerprint, fingerprint_tokenizer
 from exapt.labelled import PARTS, Table, read_table
-from exapt.manifest import FORMAT
+from exapt.manifest import FORMAT, finite
 from exapt.model import Model
 from exapt.parts import Array, Encoding, Features, Pooled, Tokenizer
 from exapt.plugins import current
@@ -55,6 +56,8 @@ def run(
     """Train as a recipe says; write the adapter to ``out`` if it is given, and logs and checkpoints beside it."""
     plugins, where = current(), devices.choose(device)
     processes = devices.processes(where)
+    # From the very start: features and fingerprints are to be the same every time too.
+    devices.seed_everything(recipe.seed, where)
     resolved = resolve(recipe, plugins)
     start = Path(recipe.start) if recipe.start else None
     if start is not None:
@@ -79,7 +82,7 @@ class _Session:
         self.resolved, self.table, self.device, self.tell = resolved, table, device, tell
         self.recipe = resolved.recipe
         self.name = self.recipe.backbone.name
-        self.probes = resolved.backbone.offer.spec.probes
+        self.probes = probe_inputs(resolved.backbone)
 
     def train(self, start: Start | None, folder: Path | None, resume: bool) -> Adapted:
         tokenizer = build_tokenizer(self.resolved.tokenizer)
@@ -94,7 +97,7 @@ class _Session:
         self.tell(Event("start", self._sizes(model)))
         devices.seed_everything(self.recipe.seed, self.device)
         trainer = Trainer(model, self.resolved.training, rates, self.recipe.seed, self.tell)
-        trainer.fit(parts["train"], parts["valid"], Checkpoints(folder, self._identity(), resume))
+        trainer.fit(parts["train"], parts["valid"], Checkpoints(folder, self._identity(model.precision), resume))
         metrics = {part: trainer.evaluate(parts[part]) for part in ("valid", "test")}
         best = trainer.progress.best_epoch + 1
         self.tell(Event("end", {"best_epoch": best, **_flat(metrics)}))
@@ -107,10 +110,11 @@ class _Session:
     def _encode(self, tokenizer: Tokenizer) -> dict[str, list[Encoding]]:
         examples = self.table.examples
         encodings = {
-            name: encode(tokenizer, values, examples.ids, self.name) for name, values in examples.inputs.items()
+            name: encode(tokenizer, values, examples.ids, self.name, self.resolved.backbone, self.resolved.tokenizer)
+            for name, values in examples.inputs.items()
         }
-        options = self.resolved.tokenizer.options.model_dump(mode="json")
-        self.tokenizer_word = fingerprint_tokenizer(tokenizer, options, self.probes)
+        self.probed = [tokenizer.encode(probe) for probe in self.probes]
+        self.tokenizer_word = fingerprint_tokenizer(tokenizer, self.probes)
         return encodings
 
     def _model(self, encodings: Mapping[str, list[Encoding]], start: Start | None) -> tuple[Model, dict[str, float]]:
@@ -140,9 +144,9 @@ class _Session:
         self.resolved = replace(self.resolved, recipe=self.recipe)
 
     def _remember(self) -> None:
-        source = getattr(self.resolved.backbone.options, "source", "")
-        if source and Path(source).exists():
-            adapter.remember_source(self.backbone_word if self.pretrained else self.architecture, source)
+        if self.resolved.folder:
+            word = self.backbone_word if self.pretrained else self.architecture
+            adapter.remember_source(word, self.resolved.folder)
 
     def _rows(self, model: Model, encodings: Mapping[str, list[Encoding]]) -> Rows:
         heads = {name: model.head(name) for name in model.heads}
@@ -175,7 +179,7 @@ class _Session:
         key = FeatureKey(
             weights=self.backbone_word,
             tokenizer=self.tokenizer_word,
-            code=self._code(),
+            code=self._code(model),
             inputs=encodings_digest(encodings),
             layer=model.layer,
             reading=reading,
@@ -185,13 +189,15 @@ class _Session:
         )
         return frozen_features(model.backbone, encodings, key, self._features_told)
 
-    def _code(self) -> dict[str, Any]:
+    def _code(self, model: Model) -> dict[str, Any]:
         info, options = self.resolved.backbone.offer.info, self.resolved.backbone.options
         return {
             info.distribution: info.version,
             "exapt": __version__,
             "transformers": version("transformers"),
             "options": options.model_dump(mode="json", exclude={"source", "revision"}),
+            # A config, or a plugin under development, can change without any of these: its answers tell.
+            "answers": answers_digest(model.backbone, self.probed, model.layer),
         }
 
     def _features_told(self, done: int, of: int) -> None:
@@ -207,12 +213,15 @@ class _Session:
             **{f"rows.{part}": count for part, count in self.table.facts["rows"].items()},
         }
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self, precision: str) -> dict[str, Any]:
         return {
             "recipe": self.resolved.as_recipe(),
             "data": dict(self.table.facts),
             "backbone": self.backbone_word,
             "tokenizer": self.tokenizer_word,
+            "plugins": self.resolved.plugins,
+            "made_with": {**devices.describe(self.device), "precision": precision},
+            "processes": devices.processes(self.device).num_processes,
         }
 
     def _manifest(
@@ -225,7 +234,7 @@ class _Session:
             "backbone": self._backbone_facts(model),
             "tokenizer": {"name": self.resolved.tokenizer.offer.spec.name, "fingerprint": self.tokenizer_word},
             "data": dict(self.table.facts),
-            "metrics": dict(metrics),
+            "metrics": finite(metrics),
             "best_epoch": best,
             "tensors": adapter.describe_tensors(adapter.learned_files(model)),
             "probe": adapter.probe_record(model, tokenizer, self.probes, list(self.recipe.data.inputs)),
@@ -235,14 +244,13 @@ class _Session:
     def _backbone_facts(self, model: Model) -> dict[str, Any]:
         spec, checkpoint = self.resolved.backbone.offer.spec, self.resolved.checkpoint
         written = self.resolved.as_recipe()["backbone"]
-        source = getattr(self.resolved.backbone.options, "source", "")
         return {
             "name": written["name"],
             "family": spec.name,
             "modality": spec.modality,
             "source": written.get("source", ""),
             "revision": written.get("revision", ""),
-            "local": bool(source and Path(source).exists()),
+            "local": bool(self.resolved.folder),
             "width": model.backbone.width,
             "licence": checkpoint.licence if checkpoint else "unknown",
             "commercial": checkpoint.commercial if checkpoint else True,
@@ -268,7 +276,7 @@ def adjust(model: Model, rows: Rows, seed: int, but: Collection[str]) -> None:
         # Whole tokens of many long inputs would not fit where one pooled vector of each does.
         few = _ADJUST_TOKENS if head.reads == "tokens" else _ADJUST_KEPT if kept else _ADJUST_LIVE
         chosen = np.sort(sample[:few])
-        with torch.inference_mode():
+        with devices.resting():
             features = {key: _reading(model, rows, key, chosen, head.reads, device) for key in rows.inputs}
         head.adjust(features)
 

@@ -164,6 +164,10 @@ class JsonLines:
             raise DataError(
                 f"{self.path.name} line {number} is not JSON: {error.msg} at character {error.pos + 1}."
             ) from None
+        except RecursionError:
+            raise DataError(f"{self.path.name} line {number} is nested too deeply to be a row.") from None
+        except ValueError as error:
+            raise DataError(f"{self.path.name} line {number} cannot be read: {error}.") from None
         except KeyError as error:
             raise DataError(f"{self.path.name} line {number} has the key {error} twice.") from None
         if not isinstance(row, dict):

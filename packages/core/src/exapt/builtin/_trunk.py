@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from exapt.builtin.heads import HeadOptions, PositionOptions, SequenceOptions
 from exapt.errors import RecipeError
-from exapt.parts import Features, HeadContext
+from exapt.parts import HeadContext
 
 
 class Pool(nn.Module):
@@ -30,7 +30,7 @@ class Pool(nn.Module):
         """Return the joined vectors [batch, width]; an input without a token gives zeros."""
         if self.scores:
             read = zip(self.inputs, self.scores, strict=True)
-            return torch.cat([_attend(features[name], score) for name, score in read], -1)
+            return torch.cat([features[name].attend(score) for name, score in read], -1)
         return torch.cat([features[name].pool(self.pooling) for name in self.inputs], -1)
 
     def rows(self, features: Mapping[str, Any]) -> Tensor:
@@ -118,12 +118,3 @@ def _widths(inputs: Sequence[str], context: HeadContext) -> list[int]:
         if name not in context.widths:
             raise RecipeError(f"the head reads input '{name}', but the inputs are {', '.join(context.widths)}")
     return [context.widths[name] for name in inputs]
-
-
-def _attend(features: Features, score: nn.Module) -> Tensor:
-    mask = features.mask.unsqueeze(-1)
-    hidden = torch.where(mask, features.hidden, 0).type_as(next(score.parameters()))
-    scores: Tensor = score(hidden).float()
-    # The least finite number, not minus infinity: an input without a token would give NaN.
-    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(1) * mask
-    return (weights * hidden).sum(1)

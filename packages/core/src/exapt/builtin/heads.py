@@ -141,6 +141,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         options=PositionClassificationOptions,
         build=_build_position_classification,
         infer=_infer_position_classification,
+        answers="unit",
         baseline="classification",
     )
     yield HeadSpec(
@@ -149,6 +150,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         options=PositionRegressionOptions,
         build=_build_position_regression,
         infer=_infer_position_regression,
+        answers="unit",
         baseline="regression",
     )
 

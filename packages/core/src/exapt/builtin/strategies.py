@@ -82,12 +82,14 @@ def exapt_strategies() -> Iterator[StrategySpec]:
         name="probe",
         summary="Frozen backbone; its features are computed once and only the heads learn.",
         build=_probe,
+        alone=True,
         training={"epochs": 100, "patience": 10},
     )
     yield StrategySpec(
         name="full",
         summary="The whole backbone learns.",
         build=_full,
+        alone=True,
         training={"learning_rate": 3e-5},
     )
     yield StrategySpec(
@@ -109,5 +111,6 @@ def exapt_strategies() -> Iterator[StrategySpec]:
         name="scratch",
         summary="The same architecture from fresh weights: the baseline that transfer must beat.",
         build=_scratch,
+        alone=True,
         training={"learning_rate": 3e-4},
     )

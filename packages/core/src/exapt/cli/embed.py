@@ -20,6 +20,7 @@ from exapt.cli.output import note
 @click.option("--layer", default=-1, help="0 embeddings, n after block n, -1 the last.")
 @click.option("--input", "input_", default="sequence", help="Column of the inputs.")
 @click.option("--id", "id_", default="", help="Column of the ids.")
+@click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
 @click.option("--format", "format_", default="", help="Writer to use, if the file's suffix does not tell.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
@@ -32,6 +33,7 @@ def embed(
     layer: int,
     input_: str,
     id_: str,
+    reader: str,
     format_: str,
     overwrite: bool,
     device: str,
@@ -46,6 +48,6 @@ def embed(
     embedder = Embedder.of(backbone, "none" if per == "residue" else pooling, layer, device)
     if embedder.licence:
         note(f"licence of {embedder.licence}")
-    options = DataOptions(path=str(data), inputs={"sequence": input_}, id=id_)
-    rows = embed_file(embedder, data, out, data=options, format=format_, overwrite=overwrite)
+    options = DataOptions(path=str(data), format=reader, inputs={"sequence": input_}, id=id_)
+    rows = embed_file(embedder, data, out, data=options, format=format_, overwrite=overwrite, tell=note)
     note(f"{rows:,} rows in {out}")

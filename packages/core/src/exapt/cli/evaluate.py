@@ -13,17 +13,19 @@ from exapt.cli.output import note, number, say_json, say_table
 @click.command()
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
+@click.option("--labels", default="", help="Second table with the labels, joined by id.")
 @click.option("--by", default="", help="Column: give the metrics of each of its values too.")
 @click.option("--part", default="", help="Only the rows of one part, where the data have the recipe's split column.")
 @click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
 @click.option("--id", "id_", help="Column of the ids.")
+@click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
 @click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(adapter: Path, data: Path, backbone: str, device: str, as_json: bool, **flags: Any) -> None:
     """Measure ADAPTER on the labelled rows of DATA.
 
-    DATA has the columns that ADAPTER was learned from, labels included.
+    DATA has the columns that ADAPTER was learned from, labels included, unless --labels names their table.
     """
     from exapt.api import load
     from exapt.prediction import evaluate_file

@@ -19,6 +19,7 @@ from exapt.cli.output import note
 @click.option("--format", "format_", default="", help="Writer to use, if the file's suffix does not tell.")
 @click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
 @click.option("--id", "id_", help="Column of the ids.")
+@click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
 @click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
@@ -35,6 +36,6 @@ def predict(adapter: Path, data: Path, out: Path | None, backbone: str, device: 
     facts = adapted.manifest["backbone"]
     if not facts["commercial"]:
         note(f"licence of {facts['name']}: {facts['licence']}, which forbids commercial use")
-    rows = predict_file(adapted, data, out, **flags)
+    rows = predict_file(adapted, data, out, tell=note, **flags)
     if out is not None:
         note(f"{rows:,} rows in {out}")

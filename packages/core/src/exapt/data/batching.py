@@ -39,14 +39,16 @@ def micro_batches(tokens: Array, rows: Array, budget: int) -> list[Array]:
 def collate(encodings: Sequence[Encoding]) -> Batch:
     """Pad encodings to the longest of them; arrays become [batch, tokens, ...]."""
     longest = max(encoding.tokens for encoding in encodings)
-    arrays = {
-        name: torch.from_numpy(padded([encoding.arrays[name] for encoding in encodings], longest, pad))
-        for name, pad in encodings[0].pads.items()
-    }
+    arrays = {name: _side_by_side(encodings, name, longest) for name in encodings[0].arrays}
     spans = torch.from_numpy(padded([encoding.spans for encoding in encodings], longest, NO_UNIT))
     tokens = torch.tensor([encoding.tokens for encoding in encodings])
     present = torch.arange(longest)[None] < tokens[:, None]
     return Batch(arrays, present, spans, torch.tensor([encoding.length for encoding in encodings]))
+
+
+def _side_by_side(encodings: Sequence[Encoding], name: str, longest: int) -> torch.Tensor:
+    arrays, pads = [encoding.arrays[name] for encoding in encodings], encodings[0].pads
+    return torch.from_numpy(padded(arrays, longest, pads[name]) if name in pads else np.stack(arrays))
 
 
 def padded(arrays: Sequence[Array], longest: int, pad: float) -> Array:

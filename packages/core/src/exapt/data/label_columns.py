@@ -130,4 +130,4 @@ def _is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return value.strip() in MISSING
     # Only NaN differs from itself.
-    return value is None or value == [] or (isinstance(value, float) and value != value)
+    return value is None or (isinstance(value, float) and value != value)

@@ -13,6 +13,8 @@ from typing import Any
 
 from exapt.errors import DataError, did_you_mean
 
+_LARGEST = 1e15
+"""What squares and sums of labels must stay below, to be numbers in fp32 still."""
 _WHOLE = re.compile(r"(-?\d+)\.0+")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _SEPARATED = re.compile(r"[,;\s]")
@@ -35,6 +37,8 @@ def class_name(value: Any) -> str:
     value = _plain(value)
     if is_missing(value):
         raise DataError("is missing")
+    if isinstance(value, (list, tuple, dict, set, bytes)):
+        raise DataError(f"is a {type(value).__name__}, not the name of a class: {value!r}")
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value).strip()
@@ -95,6 +99,8 @@ def number(value: Any) -> float:
         found = math.nan
     if not math.isfinite(found):
         raise DataError(f"is not a number: '{value}'")
+    if abs(found) > _LARGEST:
+        raise DataError(f"is too large a number: '{value}'")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -122,6 +122,8 @@ def read_examples(options: DataOptions, labels: Labels, *, keep_labels: bool = T
     examples = replace(
         read, table=table, labels=label_columns.values(table, labels, Path(options.labels or options.path).name)
     )
+    if source.repeated:
+        _refuse_contradictions(examples, source.name)
     missing = label_columns.missing_rows(examples, options, labels)
     report = Report(
         name=source.name,
@@ -147,23 +149,41 @@ def _with_second(read: Examples, options: DataOptions, labels: Labels) -> tuple[
     return label_columns.joined(read, _whole(options.labels), options, labels)
 
 
+def _refuse_contradictions(examples: Examples, name: str) -> None:
+    first: dict[str, int] = {}
+    for row, who in enumerate(examples.ids):
+        before = first.setdefault(who, row)
+        # As text, because NaN differs from itself.
+        if any(repr(values[row]) != repr(values[before]) for values in examples.labels.values()):
+            raise DataError(f"{name}: id '{who}' has two different labels, in rows {before + 1} and {row + 1}.")
+
+
 def _without(examples: Examples, rows: Sequence[int]) -> Examples:
     gone = set(rows)
     return examples.take([row for row in range(len(examples)) if row not in gone])
 
 
-def stream_examples(path: str | Path, options: DataOptions, chunk: int = 4096) -> Iterator[Examples]:
+def stream_examples(
+    path: str | Path, options: DataOptions, chunk: int = 4096, tell: Callable[[str], None] = lambda line: None
+) -> Iterator[Examples]:
     """Read a table without labels in pieces of at most ``chunk`` rows, in constant memory but for a digest of each id.
 
+    At the end, ``tell`` hears of rows that had come before.
     Raises ``DataError`` like ``read_examples``, for a fault of the inputs when it is met.
     """
     source = _Source(Path(path), options)
     reader = open_table(path, options.format)
-    return (
-        source.examples(pa.Table.from_batches([batch.slice(begin, chunk)]))
-        for batch in reader
-        for begin in range(0, batch.num_rows, chunk)
-    )
+    return _streamed(source, reader, chunk, tell)
+
+
+def _streamed(source: _Source, reader: Reader, chunk: int, tell: Callable[[str], None]) -> Iterator[Examples]:
+    rows = 0
+    for batch in reader:
+        rows += batch.num_rows
+        for begin in range(0, batch.num_rows, chunk):
+            yield source.examples(pa.Table.from_batches([batch.slice(begin, chunk)]))
+    for line in Report(source.name, rows, repeated=source.repeated).lines()[1:]:
+        tell(line)
 
 
 class _Source:

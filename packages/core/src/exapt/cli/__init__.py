@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import rich_click as click
+import click
 from click.exceptions import NoArgsIsHelpError
 
 from exapt import __version__
@@ -61,8 +61,11 @@ class PluginCommand(click.Command):
             command.invoke(inner)
 
 
-class Exapt(click.RichGroup):
-    """Core's commands, then those of plugins; none of them can take the place of one of core's."""
+class Exapt(click.Group):
+    """Core's commands, then those of plugins; none of them can take the place of one of core's.
+
+    Its own help is plain text, for to draw it with rich takes longer than all else that ``--help`` does.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return core's commands in the order of a day's work, then the others by name."""

@@ -7,7 +7,6 @@ from pathlib import Path
 import rich_click as click
 
 from exapt.cli.output import note, say, say_json
-from exapt.manifest import card, read_manifest
 
 
 @click.command()
@@ -22,6 +21,8 @@ def inspect(adapter: Path, verify: bool, backbone: str, as_json: bool) -> None:
 
     Without --verify only its manifest is read, and no plugin is needed.
     """
+    from exapt.manifest import card, read_manifest
+
     manifest = read_manifest(adapter)
     if as_json:
         say_json(manifest)

@@ -157,6 +157,13 @@ def test_answers_that_drift_are_refused(folder):
     )
 
 
+def test_classes_in_another_order_are_refused_with_both_orders(folder):
+    rewrite(folder, lambda manifest: manifest["recipe"]["heads"]["head"]["classes"].reverse())
+    assert refusal(folder) == (
+        "head 'head' of 'mine' was learned with classes ['acid', 'base'], but exapt.json says ['base', 'acid']"
+    )
+
+
 def test_a_later_format_is_refused(folder):
     rewrite(folder, lambda manifest: manifest["exapt"].update(format=2))
     assert refusal(folder) == "'mine' has format 2; this exapt reads format 1: upgrade exapt"

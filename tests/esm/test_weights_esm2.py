@@ -1,12 +1,15 @@
 """Every tensor of a checkpoint is accounted for, and every damaged or foreign one is refused in a sentence."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import EsmConfig, EsmForMaskedLM
 
 from exapt import DataError
+from exapt.parts import Batch, unit_spans
 
 EMBEDDINGS = "esm.embeddings.word_embeddings.weight"
 DECODER = "lm_head.decoder.weight"
@@ -271,3 +274,18 @@ def test_a_source_that_is_neither_folder_nor_hub_id(source, build):
     assert refusal(build, source) == (
         f"there is no folder '{source}'; name a folder with an ESM-2 checkpoint, or a hub id OWNER/NAME"
     )
+
+
+def test_a_model_built_fresh_and_saved_by_transformers_loads(build, copy, tmp_path):
+    torch.manual_seed(0)
+    config = EsmConfig(**json.loads((copy.folder / "config.json").read_text()))
+    stock = EsmForMaskedLM(config).eval()
+    stock.save_pretrained(tmp_path / "fresh")
+    shutil.copy(copy.folder / "vocab.txt", tmp_path / "fresh")
+    ids = torch.tensor([[0, *range(4, 24), 2]])
+    tokens = torch.ones_like(ids, dtype=torch.bool)
+    spans = torch.from_numpy(unit_spans(20, 1, 1))[None]
+    with torch.no_grad():
+        expected = stock.esm(input_ids=ids, attention_mask=tokens.long()).last_hidden_state
+        hidden = build(tmp_path / "fresh")(Batch({"input_ids": ids}, tokens, spans, torch.tensor([20]))).hidden
+    assert torch.allclose(hidden, expected, atol=2e-5)

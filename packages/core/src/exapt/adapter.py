@@ -11,27 +11,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exapt import device as devices
 from exapt import peft_folder
 from exapt.building import build_backbone, build_model, build_strategies, build_tokenizer, encode_one
-from exapt.data.batching import collate
 from exapt.errors import AdapterError, DataError, OutputError, listed
 from exapt.fingerprint import architecture, fingerprint, fingerprint_tokenizer, tensor_sha256
+from exapt.golden import check_probe, probe
 from exapt.installed import cache_folder
 from exapt.manifest import BACKBONE, HEADS, MANIFEST, card, dumped
-from exapt.model import MicroBatch, Model, backbone_state
-from exapt.parts import Array, Encoding, Tokenizer
+from exapt.model import Model, backbone_state
+from exapt.parts import Tokenizer
 from exapt.plugins import Plugins
 from exapt.resolve import Resolved
 
 CARD = "README.md"
-_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
+_QUESTIONS = "heads"
 
 
 def learned_files(model: Model) -> dict[str, dict[str, Tensor]]:
@@ -102,7 +100,10 @@ def write(folder: Path, model: Model, manifest: Mapping[str, Any]) -> None:
 
 def _fill(folder: Path, model: Model, manifest: Mapping[str, Any]) -> None:
     for file, tensors in learned_files(model).items():
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        # The questions stand with the answers' weights too: class names put in another order would turn every answer.
+        # One fact only, because safetensors writes several in any order.
+        facts = {_QUESTIONS: _questions(manifest)} if file == HEADS else {"format": "pt"}
+        save_file(tensors, folder / file, metadata=facts)
     if peft_folder.has_peft(model.backbone.module):
         backbone = manifest["backbone"]
         config = peft_folder.config_of(model.backbone.module, backbone["source"], backbone["revision"])
@@ -130,7 +131,25 @@ def read_tensors(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[st
             raise AdapterError(f"'{folder / file}' cannot be read: {error}") from None
         _check_tensors(f"'{folder.name}/{file}'", tensors, described)
         files[file] = tensors
+    _check_questions(folder, manifest)
     return files
+
+
+def _questions(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest["recipe"]["heads"], sort_keys=True)
+
+
+def _check_questions(folder: Path, manifest: Mapping[str, Any]) -> None:
+    with safe_open(folder / HEADS, framework="pt") as file:
+        kept = json.loads((file.metadata() or {}).get(_QUESTIONS, "{}"))
+    for name, said in json.loads(_questions(manifest)).items():
+        there = kept.get(name, {})
+        for key in sorted(said.keys() | there.keys()):
+            if said.get(key) != there.get(key):
+                raise AdapterError(
+                    f"head '{name}' of '{folder.name}' was learned with {key} {there.get(key)!r}, "
+                    f"but {MANIFEST} says {said.get(key)!r}"
+                )
 
 
 def _check_tensors(what: str, tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> None:
@@ -191,7 +210,7 @@ def rebuild(
         peft_folder.check_config(folder, model.backbone.module)
     model.eval()
     found_probe = probe(model, tokenizer, probes, list(resolved.recipe.data.inputs))
-    _check_probe(folder, manifest["probe"], found_probe)
+    check_probe(folder.name, manifest["probe"], found_probe)
     if resolved.folder:
         remember_source(said, resolved.folder)
     return model, tokenizer
@@ -260,49 +279,6 @@ def check_fit(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tenso
             raise AdapterError(
                 f"{what} does not fit the model: '{name}' is of {tensor.dtype}, not {wanted[name].dtype}"
             )
-
-
-def probe(model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Sequence[str]) -> dict[str, list[Any]]:
-    """Return each head's outputs, in fp32, on the plugin's synthetic inputs: what the next machine must reproduce.
-
-    Each of them stands for all the named ``inputs`` at once.
-    """
-    precision, model.precision = model.precision, "fp32"
-    model.eval()
-    outputs: dict[str, list[Any]] = {name: [] for name in model.heads}
-    for value in probes:
-        encoding = tokenizer.encode(value)
-        for name, output in _answer(model, encoding, inputs).items():
-            outputs[name].append([float(f"{number:.8g}") for number in output.ravel()])
-    model.precision = precision
-    return outputs
-
-
-def _answer(model: Model, encoding: Encoding, inputs: Sequence[str]) -> dict[str, Array]:
-    device = next(model.parameters()).device
-    batch = collate([encoding]).to(device)
-    with devices.resting():
-        answers = model.answer(MicroBatch(dict.fromkeys(inputs, batch), {}, 1))
-    return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
-
-
-def _check_probe(folder: Path, kept: Mapping[str, Any], found: Mapping[str, Sequence[Any]]) -> None:
-    said, tolerance = kept["outputs"], kept["tolerance"]["fp32"]
-    for head, rows in said.items():
-        for number, (there, here) in enumerate(zip(rows, found[head], strict=True)):
-            a, b = np.array(there), np.array(here)
-            if a.shape != b.shape or not np.allclose(a, b, rtol=tolerance, atol=tolerance):
-                gap = f"by {np.abs(a - b).max():.2g}" if a.shape == b.shape else "in shape"
-                raise AdapterError(
-                    f"'{folder.name}' answers otherwise here than where it was saved: head '{head}' on probe "
-                    f"{number + 1} differs {gap} (tolerance {tolerance:g}); compare its versions with 'exapt doctor'"
-                )
-
-
-def probe_record(model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Sequence[str]) -> dict[str, Any]:
-    """Return the golden probe as it stands in the manifest."""
-    outputs = probe(model, tokenizer, probes, inputs)
-    return {"inputs": list(probes), "outputs": outputs, "tolerance": dict(_TOLERANCE)}
 
 
 def remember_source(word: str, source: str) -> None:

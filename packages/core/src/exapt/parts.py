@@ -176,7 +176,7 @@ class Tokenizer(ABC):
     """Turns one input into one unpadded ``Encoding``."""
 
     vocabulary: Mapping[str, int]
-    """Token to id. Core fingerprints it, together with the options and what ``encode`` makes of the probe inputs."""
+    """Token to id. Core fingerprints it, together with what ``encode`` makes of the probe inputs."""
     mistaken_for: Mapping[str, str] = {}
     """Other kinds of data and their letters: ``{"DNA": "ACGTUN"}`` refuses a table that holds these letters alone."""
 

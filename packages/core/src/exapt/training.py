@@ -30,6 +30,7 @@ from exapt.errors import RecipeError
 from exapt.events import Event, Listener, Run
 from exapt.features import FeatureKey, KeptFeatures, answers_digest, encodings_digest, frozen_features
 from exapt.fingerprint import architecture, fingerprint, fingerprint_tokenizer
+from exapt.golden import probe_record
 from exapt.labelled import PARTS, Table, read_table
 from exapt.manifest import FORMAT, finite
 from exapt.model import Model
@@ -237,7 +238,7 @@ class _Session:
             "metrics": finite(metrics),
             "best_epoch": best,
             "tensors": adapter.describe_tensors(adapter.learned_files(model)),
-            "probe": adapter.probe_record(model, tokenizer, self.probes, list(self.recipe.data.inputs)),
+            "probe": probe_record(model, tokenizer, self.probes, list(self.recipe.data.inputs)),
             "made_with": {**devices.describe(self.device), "precision": model.precision},
         }
 

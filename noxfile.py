@@ -25,8 +25,7 @@ nox.needs_version = ">=2025.2"
 
 def install(session: nox.Session, python: str, *tools: str) -> None:
     """Install the packages as they stand in the checkout, and some tools, at the pinned versions."""
-    # Compiling all of torch and transformers takes longer than compiling what is imported of them.
-    pip = (python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", CONSTRAINTS)
+    pip = (python, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS)
     editable = [argument for package in PACKAGES for argument in ("-e", package)]
     session.run(*pip, "hatchling", "editables", external=True)
     # Without isolation the packages are built by the hatchling above, at its pinned version.
@@ -106,11 +105,8 @@ def demo(session: nox.Session) -> None:
     adapter, answers = str(out / "germline"), str(out / "answers.csv")
     session.run("exapt", "train", "examples/germline.toml", "--out", adapter, env=env)
     session.run("exapt", "predict", adapter, "examples/data/new_genes.fasta", "-o", answers, env=env)
-    session.run(
-        "exapt", "evaluate", adapter, "examples/data/germline_v.csv", "--part", "test", "--by", "chain", env=env
-    )
-    # Five epochs from scratch are what five minutes allow; docs/tutorials/first-adapter.md has the figures of ten.
-    session.run("exapt", "compare", "examples/germline.toml", "--seeds", "0,1,2", "--scratch", "epochs=5", env=env)
+    # Four epochs from scratch are what five minutes allow: given more, scratch does better than it does here.
+    session.run("exapt", "compare", "examples/germline.toml", "--seeds", "0,1,2", "--scratch", "epochs=4", env=env)
 
 
 @nox.session(venv_backend="none", default=False)

@@ -12,11 +12,28 @@ import nox
 
 ROOT = Path(__file__).parent
 CONSTRAINTS = "constraints.txt"
-PACKAGES = ("packages/core", "packages/plugin-esm", "examples/plugin-antiberty")
-TYPED = ("packages/core/src", "packages/plugin-esm/src", "examples/plugin-antiberty", "noxfile.py")
+PACKAGES = ("packages/core", "packages/plugin-esm", "packages/plugin-dna", "examples/plugin-antiberty")
+TYPED = (
+    "packages/core/src",
+    "packages/plugin-esm/src",
+    "packages/plugin-dna/src",
+    "examples/plugin-antiberty",
+    "noxfile.py",
+)
 CODE = ("packages", "examples", "tests", "benchmarks", "docs", "noxfile.py")
 
-TOOLS = ("mypy", "pytest", "pytest-cov", "pytest-xdist", "scipy-stubs", "sphinx", "myst-parser", "furo", "nox")
+TOOLS = (
+    "mypy",
+    "pyopal",
+    "pytest",
+    "pytest-cov",
+    "pytest-xdist",
+    "scipy-stubs",
+    "sphinx",
+    "myst-parser",
+    "furo",
+    "nox",
+)
 
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 nox.options.reuse_existing_virtualenvs = True

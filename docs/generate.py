@@ -20,7 +20,7 @@ WIDTH = 80
 # What is installed beside core must not show in core's pages.
 PLAIN = {"COLUMNS": str(WIDTH), "TERM": "dumb", "NO_COLOR": "1", "FORCE_COLOR": None, "EXAPT_PLUGINS": ""}
 TITLES = {"backbone": "Backbones", "tokenizer": "Tokenizers", "head": "Heads", "strategy": "Strategies"}
-TITLES |= {"reader": "Readers", "writer": "Writers"}
+TITLES |= {"augmentation": "Augmentations", "scorer": "Scorers", "reader": "Readers", "writer": "Writers"}
 
 
 def help_of(*words: str) -> str:

@@ -146,7 +146,8 @@ def test_dna_given_for_protein(spoilt, tmp_path, esm2):
 
 def test_a_sequence_longer_than_the_model_takes(spoilt, table, esm2):
     assert spoilt(table, "--set", "backbone.max_tokens=9") == (
-        f"'r0' has 8 units; '{esm2}' takes at most 7 (8 records are too long); shorten it or leave it out"
+        f"'r0' has 8 units; '{esm2}' takes at most 7 (8 records are too long); shorten it, "
+        'leave it out, or read it in windows: backbone.windows = "pool"'
     )
 
 
@@ -166,8 +167,8 @@ def test_dropped_rows_are_counted_and_named(exapt, flags, table, tmp_path):
 NAMES = {
     "backbone": ("esm2-8mm", "unknown backbone 'esm2-8mm'. Did you mean 'esm2-8m'? Installed: "),
     "head": ("sequence-clasification", "unknown head 'sequence-clasification'. Did you mean 'sequence-classification'? "
-             "Installed: position-classification, position-regression, sequence-classification, sequence-multilabel, "
-             "sequence-regression."),
+             "Installed: causal-lm, masked-lm, position-classification, position-regression, sequence-classification, "
+             "sequence-multilabel, sequence-regression."),
     "strategy": ("loraa", "unknown strategy 'loraa'. Did you mean 'lora'? Installed: full, lora, partial, probe, scratch."),
 }  # fmt: skip
 
@@ -186,7 +187,7 @@ def test_a_backbone_folder_that_is_not_there(spoilt, table, tmp_path):
 
 SETTINGS = {
     "training.epoch=3": "recipe: unknown key 'training.epoch'. Did you mean 'epochs'? Known: batch_size, ",
-    "splitt.column=x": "recipe: unknown key 'splitt'. Did you mean 'split'? Known: backbone, data, ",
+    "splitt.column=x": "recipe: unknown key 'splitt'. Did you mean 'split'? Known: augmentations, backbone, data, ",
     "data.pth=x": "recipe: unknown key 'data.pth'. Did you mean 'path'? Known: format, id, inputs, labels, ",
     "strategy.rnk=3": "strategies.0 'probe': unknown key 'rnk'. Known: none",
     "head.poling=max": "heads.head 'sequence-classification': unknown key 'poling'. Did you mean 'pooling'? Known: class",
@@ -199,7 +200,7 @@ SETTINGS = {
     "epochs": "--set takes KEY=VALUE, not 'epochs'",
     "layer=5": "there is no layer 5: 'esm2:",
     "head.inputs=['other']": "head 'head' reads the input 'other', which data.inputs does not name: sequence",
-    "data.format=cvs": "unknown reader 'cvs'. Did you mean 'csv'? Installed: csv, fasta, jsonl, parquet, tsv.",
+    "data.format=cvs": "unknown reader 'cvs'. Did you mean 'csv'? Installed: csv, fasta, jsonl, parquet, tsv, vcf.",
     "data.inputs={}": "recipe: 'data.inputs' is {}: name at least one input and its column",
     "start=/no/such/adapter": "there is no folder '/no/such/adapter' to start from",
 }
@@ -468,7 +469,8 @@ def test_data_that_an_adapter_cannot_read(unusable, adapter, esm2, tmp_path):
     assert unusable(adapter, data=bad).startswith("all 3 sequences are made of A, C, G, T alone: they look like DNA")
     bad.write_text(f"id,sequence\na,{'M' * 1023}\n")
     assert unusable(adapter, data=bad) == (
-        "'a' has 1,023 units; 'esm2:weights' takes at most 1,022; shorten it or leave it out"
+        "'a' has 1,023 units; 'esm2:weights' takes at most 1,022; shorten it, leave it out, or read it in "
+        'windows: backbone.windows = "pool"'
     )
 
 
@@ -500,7 +502,7 @@ def test_words_that_the_command_line_does_not_know(refused):
     assert refused("train", "r.toml") == "Missing option '--out'."
     assert refused("list", "head") == (
         "Invalid value for '[KIND]': 'head' is not one of 'backbones', 'checkpoints', 'tokenizers', 'heads', "
-        "'strategies', 'readers', 'writers'."
+        "'strategies', 'augmentations', 'scorers', 'readers', 'writers'."
     )
     assert refused("compare", "r.toml", "--seeds", "a").endswith("there is no recipe 'r.toml'")
 

@@ -395,13 +395,13 @@ def test_nothing_known_costs_nothing(name, labels):
 def test_bf16_features_and_autocast_give_a_float32_loss(name, labels, lengths, options):
     inputs = options.get("inputs", ("sequence",))
     head = made(name, labels, dict.fromkeys(inputs, WIDTH), **options)
-    units = lengths or [len(label) if head.per_unit else 3 for label in labels]
+    units = lengths or [len(label) if head.ragged else 3 for label in labels]
     given = features(*units)
     given.hidden, given.summary = given.hidden.bfloat16(), given.summary.bfloat16()
     head.adjust(dict.fromkeys(inputs, given))
-    target = torch.full((len(labels), max(units)) if head.per_unit else (len(labels), 1), head.pad)
+    target = torch.full((len(labels), max(units)) if head.ragged else (len(labels), 1), head.pad)
     encoded = [torch.from_numpy(head.encode(label, n)) for label, n in zip(labels, units, strict=True)]
-    if head.per_unit:
+    if head.ragged:
         for row, values in enumerate(encoded):
             target[row, : len(values)] = values
     else:

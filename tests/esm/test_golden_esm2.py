@@ -44,7 +44,7 @@ def encoding(ids):
 def answers(backbone, encodings):
     with torch.inference_mode():
         features = backbone(collate(encodings))
-        return features.hidden, backbone.logits(features.hidden)
+        return features.hidden, backbone.language.head(features.hidden)
 
 
 def test_every_entry_of_the_reference_is_tested(inputs):

@@ -57,7 +57,7 @@ class PlainUnits(Plain):
     """The same, per unit."""
 
     reads = "tokens"
-    per_unit = True
+    answers = "unit"
 
     def encode(self, label, length):
         if len(label) != length:

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exapt.api import Adapted, compare, embed, load, train
+    from exapt.api import Adapted, compare, embed, load, score, train
     from exapt.errors import (
         AdapterError,
         ComponentError,
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from exapt.hookspecs import hookimpl
     from exapt.recipe import Recipe
     from exapt.specs import (
+        AugmentationSpec,
         BackboneSpec,
         Checkpoint,
         HeadSpec,
         Options,
         ReaderSpec,
+        ScorerSpec,
         Sourced,
         StrategySpec,
         TokenizerSpec,
+        Windowed,
         WriterSpec,
     )
 
@@ -35,7 +38,7 @@ __version__ = "0.1.0"
 
 # Names are fetched when first asked for, so that `import exapt`, and with it every plugin and `--help`, stays light.
 _HOMES = {
-    "exapt.api": ("Adapted", "compare", "embed", "load", "train"),
+    "exapt.api": ("Adapted", "compare", "embed", "load", "score", "train"),
     "exapt.errors": (
         "AdapterError",
         "ComponentError",
@@ -49,14 +52,17 @@ _HOMES = {
     "exapt.hookspecs": ("hookimpl",),
     "exapt.recipe": ("Recipe",),
     "exapt.specs": (
+        "AugmentationSpec",
         "BackboneSpec",
         "Checkpoint",
         "HeadSpec",
         "Options",
         "ReaderSpec",
+        "ScorerSpec",
         "Sourced",
         "StrategySpec",
         "TokenizerSpec",
+        "Windowed",
         "WriterSpec",
     ),
 }
@@ -65,6 +71,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Adapted",
     "AdapterError",
+    "AugmentationSpec",
     "BackboneSpec",
     "Checkpoint",
     "ComponentError",
@@ -79,15 +86,18 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Run",
+    "ScorerSpec",
     "Sourced",
     "StrategySpec",
     "TokenizerSpec",
+    "Windowed",
     "WriterSpec",
     "__version__",
     "compare",
     "embed",
     "hookimpl",
     "load",
+    "score",
     "train",
 ]
 

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exapt import adapter
-from exapt.building import Unknown, encode, refuse_mistaken, refuse_too_long
+from exapt.building import Unknown, build_augmentations, encode, refuse_mistaken, refuse_too_long, source_of
 from exapt.data.tables import Examples
 from exapt.device import token_budget
 from exapt.errors import DataError
 from exapt.model import Model
-from exapt.parts import Array, Tokenizer
+from exapt.parts import Array, Augmentation, Encoding, Tokenizer
 from exapt.resolve import Resolved
 from exapt.rows import Inputs, Rows
 from exapt.trainer import predict, score
+from exapt.windows import in_windows
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is put to a model: rows, and the example that each row is of.
+
+    Where each window of a long input is an input of its own, a row is a window, and ``places`` are its columns ``start``
+    and ``end``: its first and last unit, counted from 1.
+    """
+
+    rows: Rows
+    examples: Examples
+    places: Mapping[str, list[int]]
 
 
 @dataclass
@@ -64,7 +79,8 @@ class Adapted:
 
     def answer(self, examples: Examples, unknown: Unknown | None = None) -> dict[str, list[Any]]:
         """Return the columns of the answer: ``id``, then what each head says."""
-        return {"id": list(examples.ids), **self.decode(self.outputs(self.rows(examples, unknown)))}
+        asked = self.ask(examples, unknown)
+        return {"id": list(asked.examples.ids), **asked.places, **self.decode(self.outputs(asked.rows))}
 
     def stream(self, chunks: Iterator[Examples], unknown: Unknown | None = None) -> Iterator[dict[str, list[Any]]]:
         """Answer chunk by chunk, in the order of the input; ``unknown`` counts the letters that the model does not know."""
@@ -80,24 +96,41 @@ class Adapted:
         """The backbone's name, as the user gave it."""
         return self.resolved.recipe.backbone.name
 
-    def rows(self, examples: Examples, unknown: Unknown | None = None) -> Rows:
+    def ask(self, examples: Examples, unknown: Unknown | None = None) -> Asked:
         """Encode examples, with their labels where they have any."""
-        heads = {name: self.model.head(name) for name in self.model.heads}
-        inputs = {}
+        encodings = self._encode(examples, unknown)
+        cuts = in_windows(encodings, self.model.backbone)
+        if cuts is None:
+            return Asked(self._rows(examples, encodings), examples, {})
+        ((name, column),) = self.resolved.recipe.data.inputs.items()
+        examples = cuts.examples(examples, [column])
+        return Asked(self._rows(examples, {name: cuts.encodings}), examples, cuts.places)
+
+    def _encode(self, examples: Examples, unknown: Unknown | None) -> dict[str, list[Encoding]]:
+        encodings = {}
         for name in self.resolved.recipe.data.inputs:
             if name not in examples.inputs:
                 raise DataError(
                     f"the input '{name}' is missing; this adapter reads {', '.join(self.resolved.recipe.data.inputs)}"
                 )
             parts = (self.resolved.backbone, self.resolved.tokenizer)
-            encodings = encode(self.tokenizer, examples.inputs[name], examples.ids, self.name, *parts)
-            refuse_too_long(encodings, examples.ids, self.model.backbone.max_tokens, self.name)
+            encodings[name] = encode(self.tokenizer, examples.inputs[name], examples.ids, self.name, *parts)
+            refuse_too_long(encodings[name], examples.ids, self.model.backbone, self.name, self.resolved.backbone)
             if unknown:
-                unknown.count(name, encodings)
-            inputs[name] = Inputs(encodings, {}, np.arange(len(encodings)))
-        answered = self.resolved.answered
-        rows = Rows(inputs, {}, heads, answered)
-        return Rows(inputs, encode_labels(rows, examples, self.resolved), heads, answered)
+                unknown.count(name, encodings[name])
+        return encodings
+
+    def _rows(self, examples: Examples, encodings: Mapping[str, Sequence[Encoding]]) -> Rows:
+        heads = {name: self.model.head(name) for name in self.model.heads}
+        inputs = {name: Inputs.bare(values) for name, values in encodings.items()}
+        rows = Rows(inputs, {}, heads, self.resolved.answered)
+        targets = encode_labels(rows, examples, self.resolved)
+        source = source_of(examples, self.tokenizer, self.resolved, self._augmentations, self.model.backbone)
+        return replace(rows, targets=targets, source=source).settled()
+
+    @cached_property
+    def _augmentations(self) -> list[Augmentation]:
+        return build_augmentations(self.resolved)
 
     def outputs(self, rows: Rows) -> list[dict[str, Array]]:
         """Return each row's outputs by head."""
@@ -119,10 +152,10 @@ class Adapted:
 
         Raises ``DataError`` if there is no such column.
         """
-        rows = self.rows(examples, unknown)
-        outputs = self.outputs(rows)
+        asked = self.ask(examples, unknown)
+        rows, outputs = asked.rows, self.outputs(asked.rows)
         report = {"all": {"rows": float(len(rows)), **score(self.model, rows, outputs)}}
-        for value, chosen in _groups(examples, by).items():
+        for value, chosen in _groups(asked.examples, by).items():
             part = rows.subset(chosen)
             answers = [outputs[row] for row in chosen]
             report[value] = {"rows": float(len(chosen)), **score(self.model, part, answers)}

@@ -204,7 +204,7 @@ def rebuild(
     if pretrained:
         said, found = manifest["backbone"]["fingerprint"], fingerprint(backbone)
     _same("backbone", folder, said, found, resolved)
-    model, _ = build_model(resolved, backbone, strategies, device, seed=0)
+    model, _ = build_model(resolved, backbone, tokenizer, strategies, device, seed=0)
     put_learned(model, tensors, folder.name)
     if peft_folder.has_peft(model.backbone.module):
         peft_folder.check_config(folder, model.backbone.module)

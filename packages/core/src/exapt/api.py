@@ -18,12 +18,14 @@ from exapt.manifest import read_manifest
 from exapt.plugins import Plugins, overridden, using
 from exapt.recipe import Recipe, read_recipe
 from exapt.resolve import Resolved, resolve
+from exapt.scores import score_file, score_pairs, score_table
+from exapt.scoring import Choice, Scoring
 from exapt.training import run
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Adapted", "Comparison", "compare", "embed", "load", "train"]
+__all__ = ["Adapted", "Comparison", "compare", "embed", "load", "score", "train"]
 
 
 def train(
@@ -91,15 +93,17 @@ def embed(
     layer: int = -1,
     out: str | Path | None = None,
     device: str = "",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> np.ndarray[Any, Any] | list[np.ndarray[Any, Any]] | None:
     """Return the features of some inputs under a backbone as it was published.
 
     ``pooling`` is ``mean``, ``max`` or ``cls`` for one vector per input [inputs, width], or ``none`` for one array
-    [units, width] per input. Given the path of a table and ``out``, everything streams from file to file and None is returned;
-    ``options`` are those of ``exapt.embedding.embed_file``.
+    [units, width] per input; ``settings`` holds options of the ``backbone`` and its ``tokenizer``. Given the path of a
+    table and ``out``, everything streams from file to file and None is returned; ``options`` are those of
+    ``exapt.embedding.embed_file``.
     """
-    embedder = Embedder.of(backbone, pooling, layer, device)
+    embedder = Embedder.of(backbone, pooling, layer, device, settings)
     if out is not None:
         embed_file(embedder, Path(str(inputs)), Path(out), **options)
         return None
@@ -107,6 +111,37 @@ def embed(
         raise TypeError("embed takes a list of inputs, or the path of a table together with out")
     arrays: np.ndarray[Any, Any] | list[np.ndarray[Any, Any]] = embedder.arrays(inputs)
     return arrays
+
+
+def score(
+    variants: Sequence[tuple[str, str]] | str | Path,
+    backbone: str,
+    *,
+    scorer: str = "",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    average: Sequence[str] = (),
+    context: int | None = None,
+    precision: str = "fp32",
+    out: str | Path | None = None,
+    device: str = "",
+    **table: Any,
+) -> list[float | None] | None:
+    """Return the scores of variants under a backbone as it was published, without labels.
+
+    ``variants`` are pairs of a wild type and a mutant, or the path of a table, for which ``table`` holds the options of
+    ``exapt.scores.score_file``, such as ``reference``. Above 0 the model expects the mutant more, in natural logarithms;
+    a row that cannot have a score has None. ``settings`` holds options of the ``scorer``, the ``backbone`` and the
+    ``tokenizer``. With ``out`` everything streams from file to file and None is returned.
+    """
+    scoring = Scoring.of(backbone, Choice(scorer, settings or {}, average, context, precision), device)
+    if not isinstance(variants, (str, Path)):
+        return score_pairs(scoring, variants)
+    if table.get("reference"):
+        table["reference"] = Path(table["reference"])
+    if out is not None:
+        score_file(scoring, Path(variants), Path(out), **table)
+        return None
+    return [value for batch in score_table(scoring, Path(variants), **table) for value in batch["score"].to_pylist()]
 
 
 def compare(

@@ -6,14 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from exapt import device as devices
+from exapt.data.tables import Examples
 from exapt.errors import DataError, ExaptError, PluginError, RecipeError
 from exapt.model import Model, apply_strategies
-from exapt.parts import Backbone, Encoding, Head, HeadContext, Strategy, Tokenizer
+from exapt.parts import NO_UNIT, Augmentation, Backbone, Encoding, Head, HeadContext, Strategy, Tokenizer, Windows
 from exapt.resolve import Chosen, Resolved
+from exapt.rows import Source
+from exapt.specs import Windowed
 
 # Fewer letters than this, however they fall, say nothing of what kind of sequence they come from.
 _ENOUGH_LETTERS = 60
@@ -48,33 +52,82 @@ def build_strategies(resolved: Resolved) -> list[Strategy]:
     return [build(chosen) for chosen in resolved.strategies]
 
 
+def build_augmentations(resolved: Resolved) -> list[Augmentation]:
+    """Build the augmentations."""
+    return [build(chosen) for chosen in resolved.augmentations]
+
+
 def build_backbone(chosen: Chosen, pretrained: bool = True, seed: int = 0) -> Backbone:
     """Build a backbone with its pretrained weights or, from the seed, with fresh ones; in fp32 and evaluation mode."""
     torch.manual_seed(seed)
     backbone: Backbone = build(chosen, pretrained)
+    options = chosen.options
+    if isinstance(options, Windowed) and options.windows != "refuse":
+        backbone.windows = Windows(options.windows, options.overlap)
     return backbone.float().eval()
 
 
-def build_heads(resolved: Resolved, backbone: Backbone, seed: int) -> dict[str, Head]:
+def build_heads(resolved: Resolved, backbone: Backbone, seed: int, tokenizer: Tokenizer) -> dict[str, Head]:
     """Build the heads, from the seed alone: the same heads stand on pretrained and on fresh backbones."""
     for name in resolved.heads:
         if hasattr(nn.ModuleDict(), name):
             raise RecipeError(f"no head can be called '{name}': torch has taken that name; choose another")
     torch.manual_seed(seed)
-    context = HeadContext(dict.fromkeys(resolved.recipe.data.inputs, backbone.width))
+    inputs, language = resolved.recipe.data.inputs, backbone.language
+    last = resolved.recipe.layer in (-1, len(backbone.blocks()))
+    context = HeadContext(
+        dict.fromkeys(inputs, backbone.width),
+        # A language model reads its last states and no others.
+        dict.fromkeys(inputs, language) if language is not None and last else {},
+        tokenizer,
+    )
     return {name: build(head, context) for name, head in resolved.heads.items()}
 
 
 def build_model(
-    resolved: Resolved, backbone: Backbone, strategies: list[Strategy], device: torch.device, seed: int
+    resolved: Resolved,
+    backbone: Backbone,
+    tokenizer: Tokenizer,
+    strategies: list[Strategy],
+    device: torch.device,
+    seed: int,
 ) -> tuple[Model, dict[str, float]]:
     """Put backbone and heads together and apply the strategies; returns also the rate of each parameter that learns."""
-    heads = build_heads(resolved, backbone, seed)
+    heads = build_heads(resolved, backbone, seed, tokenizer)
+    backbone.recompute = resolved.training.recompute
+    if backbone.recompute and not backbone.stepwise:
+        raise RecipeError(
+            f"training.recompute needs a backbone that runs block by block; '{resolved.recipe.backbone.name}' does not"
+        )
     weights = {name: head.weight for name, head in resolved.heads.items()}
     model = Model(backbone, heads, weights, resolved.recipe.layer)
     rates = apply_strategies(model, strategies)
     model.precision = devices.resolve_precision(resolved.training.precision, device)
     return model.to(device), rates
+
+
+def source_of(
+    examples: Examples,
+    tokenizer: Tokenizer,
+    resolved: Resolved,
+    augmentations: Sequence[Augmentation],
+    backbone: Backbone,
+) -> Source:
+    """Return what rows are made of anew: the examples' own values, encoded as they were the first time."""
+
+    def encode_again(name: str, value: Any) -> Encoding:
+        return encode_one(tokenizer, value, name, resolved.backbone, resolved.tokenizer)
+
+    pooled = backbone.windows is not None and backbone.windows.mode == "pool"
+    return Source(
+        ids=examples.ids,
+        values=examples.inputs,
+        numbers=np.arange(len(examples)),
+        encode=encode_again,
+        limit=None if pooled else backbone.max_tokens,
+        augmentations=augmentations,
+        seed=resolved.recipe.seed,
+    )
 
 
 def probe_inputs(backbone: Chosen) -> list[Any]:
@@ -136,19 +189,29 @@ def refuse_mistaken(tokenizer: Tokenizer, values: Sequence[Any], family: str) ->
             )
 
 
-def refuse_too_long(encodings: Sequence[Encoding], ids: Sequence[str], limit: int | None, family: str) -> None:
-    """Raise ``DataError`` for the first input that is longer than the model takes."""
-    if limit is None:
+def refuse_too_long(
+    encodings: Sequence[Encoding], ids: Sequence[str], backbone: Backbone, name: str, chosen: Chosen
+) -> None:
+    """Raise ``DataError`` for the first input that is longer than the backbone takes, unless it reads in windows."""
+    limit = backbone.max_tokens
+    if limit is None or backbone.windows:
         return
     too_long = [place for place, encoding in enumerate(encodings) if encoding.tokens > limit]
     if too_long:
         first = encodings[too_long[0]]
-        extra = first.tokens - first.length
         more = f" ({len(too_long)} records are too long)" if len(too_long) > 1 else ""
-        raise DataError(
-            f"'{ids[too_long[0]]}' has {first.length:,} units; '{family}' takes at most {limit - extra:,}{more}; "
-            f"shorten it or leave it out"
+        in_windows = isinstance(chosen.options, Windowed)
+        instead = (
+            ', leave it out, or read it in windows: backbone.windows = "pool"' if in_windows else " or leave it out"
         )
+        raise DataError(f"'{ids[too_long[0]]}' has {_too_much(first, limit, name)}{more}; shorten it{instead}")
+
+
+def _too_much(encoding: Encoding, limit: int, name: str) -> str:
+    special = int((encoding.spans[:, 0] == NO_UNIT).sum())
+    if encoding.tokens - special == encoding.length:
+        return f"{encoding.length:,} units; '{name}' takes at most {limit - special:,}"
+    return f"{encoding.length:,} units in {encoding.tokens:,} tokens; '{name}' takes at most {limit:,} tokens"
 
 
 class Unknown:

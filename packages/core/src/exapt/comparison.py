@@ -185,7 +185,7 @@ def _has_baseline(recipe: Recipe) -> bool:
     if chosen.offer.spec.baseline == "none" or resolved.backbone.offer.spec.accepts != "sequence":
         return False
     table = read_table(resolved)
-    return len(table.examples.inputs) == 1 or not _head(resolved.infer(table.labels("train"))).per_unit
+    return len(table.examples.inputs) == 1 or not _head(resolved.infer(table.labels("train"))).ragged
 
 
 def _value(values: Mapping[str, float], metric: str, name: str, seed: int) -> float:
@@ -218,7 +218,7 @@ def _fit_linear(resolved: Resolved, table: Table, seed: int, metric: str) -> tup
 
     baseline = fit_baseline(
         chosen.offer.spec.baseline,
-        head.per_unit,
+        head.ragged,
         of(texts, "train"),
         of(targets, "train"),
         of(texts, "valid"),

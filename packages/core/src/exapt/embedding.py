@@ -34,6 +34,7 @@ from exapt.parts import Array, Backbone, Encoding, Features, Tokenizer
 from exapt.plugins import current
 from exapt.recipe import Component, DataOptions
 from exapt.resolve import Chosen, portable, resolve_backbone, weights_folder
+from exapt.specs import Windowed
 
 PER_UNIT = "none"
 # Rows that are embedded, and kept for a restart, together; per unit they take a hundred times the room.
@@ -58,11 +59,23 @@ class Embedder:
     licence: str
 
     @classmethod
-    def of(cls, backbone: str, pooling: str = "mean", layer: int = -1, device: str = "") -> Embedder:
-        """Load a backbone by name. Raises ``RecipeError`` for a pooling or a layer that there is not."""
+    def of(
+        cls,
+        backbone: str,
+        pooling: str = "mean",
+        layer: int = -1,
+        device: str = "",
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Embedder:
+        """Load a backbone by name; ``settings`` holds options of the ``backbone`` and of its ``tokenizer``.
+
+        Raises ``RecipeError`` for a pooling, a layer or an option that there is not.
+        """
         if pooling not in ("mean", "max", "cls", PER_UNIT):
             raise RecipeError(f"unknown pooling '{pooling}' for embeddings; poolings are mean, max, cls and none")
-        chosen, checkpoint, reads = resolve_backbone(current(), Component(name=backbone))
+        chosen, checkpoint, reads = resolve_backbone(current(), *named_parts(backbone, settings or {}))
+        if isinstance(chosen.options, Windowed) and chosen.options.windows == "score":
+            raise RecipeError('an embedding is of the whole input: use backbone windows = "pool"')
         tokenizer, model, where = build_tokenizer(reads), build_backbone(chosen), devices.choose(device)
         last = len(model.blocks())
         if not -1 <= layer <= last:
@@ -93,7 +106,7 @@ class Embedder:
     def encode(self, inputs: Sequence[Any], ids: Sequence[str]) -> list[Encoding]:
         """Return the inputs as the backbone reads them. Raises ``DataError``, with the id, for one that it cannot read."""
         encodings = encode(self.tokenizer, inputs, ids, self.name, *self.parts)
-        refuse_too_long(encodings, ids, self.backbone.max_tokens, self.name)
+        refuse_too_long(encodings, ids, self.backbone, self.name, self.parts[0])
         return encodings
 
     def vectors(self, encodings: Sequence[Encoding]) -> Any:
@@ -124,6 +137,18 @@ class Embedder:
         else:
             column = pa.FixedSizeListArray.from_arrays(pa.array(answers.ravel()), width)
         return pa.record_batch({"id": pa.array(list(ids), pa.string()), "embedding": column})
+
+
+def named_parts(backbone: str, settings: Mapping[str, Mapping[str, Any]]) -> tuple[Component, Component]:
+    """Return a backbone and its own tokenizer as a recipe names them, with options. Raises ``RecipeError`` for other parts."""
+    unknown = settings.keys() - {"backbone", "tokenizer"}
+    if unknown:
+        raise RecipeError(f"there are options of backbone and tokenizer here, not of '{min(unknown)}'")
+    for part, options in settings.items():
+        if not isinstance(options, Mapping):
+            raise RecipeError(f"'{part}' is {options!r}: name an option, {part}.KEY=VALUE")
+    given = {part: dict(settings.get(part, {})) for part in ("backbone", "tokenizer")}
+    return Component(**{**given["backbone"], "name": backbone}), Component(**{**given["tokenizer"], "name": ""})
 
 
 def embed_file(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from exapt import device as devices
 from exapt.data.batching import collate
@@ -34,9 +35,14 @@ def probe(model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Seq
 
 def _answer(model: Model, encoding: Encoding, inputs: Sequence[str]) -> dict[str, Array]:
     device = next(model.parameters()).device
+    targets = {}
+    for name in model.heads:
+        if not model.head(name).labelled:
+            encoding, target = model.head(name).pose(encoding, np.random.default_rng(0))
+            targets[name] = torch.from_numpy(target)[None].to(device)
     batch = collate([encoding]).to(device)
     with devices.resting():
-        answers = model.answer(MicroBatch(dict.fromkeys(inputs, batch), {}, 1))
+        answers = model.measured(MicroBatch(dict.fromkeys(inputs, batch), targets, 1))
     return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
 
 

@@ -13,7 +13,16 @@ import pluggy
 
 if TYPE_CHECKING:
     from exapt.events import Event, Run
-    from exapt.specs import BackboneSpec, HeadSpec, ReaderSpec, StrategySpec, TokenizerSpec, WriterSpec
+    from exapt.specs import (
+        AugmentationSpec,
+        BackboneSpec,
+        HeadSpec,
+        ReaderSpec,
+        ScorerSpec,
+        StrategySpec,
+        TokenizerSpec,
+        WriterSpec,
+    )
 
 PROJECT = "exapt"
 API = 1
@@ -97,6 +106,32 @@ def exapt_strategies() -> Iterable[StrategySpec]:
         @hookimpl
         def exapt_strategies():
             yield StrategySpec(name="biases", summary="Only biases learn.", build=lambda options: Biases())
+    """
+    yield from ()
+
+
+@hookspec
+def exapt_augmentations() -> Iterable[AugmentationSpec]:
+    """Yield changes of inputs that keep their meaning.
+
+    ::
+
+        @hookimpl
+        def exapt_augmentations():
+            yield AugmentationSpec(name="reversed", summary="Read backwards.", build=lambda options: Reversed())
+    """
+    yield from ()
+
+
+@hookspec
+def exapt_scorers() -> Iterable[ScorerSpec]:
+    """Yield ways to score variants without labels.
+
+    ::
+
+        @hookimpl
+        def exapt_scorers():
+            yield ScorerSpec(name="next-token", summary="The token behind.", build=lambda options: NextToken())
     """
     yield from ()
 

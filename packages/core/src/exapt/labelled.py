@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 
 from exapt.data.files import table_sha256
+from exapt.data.homology import Floats, Rows
+from exapt.data.leakage import Leakage, bands, leakage
+from exapt.data.relatives import Relatives, rule_of
 from exapt.data.splits import Split, split
 from exapt.data.tables import Examples, read_examples
 from exapt.resolve import Resolved
+from exapt.windows import Cuts
 
 PARTS = ("train", "valid", "test")
 
@@ -25,11 +29,36 @@ class Table:
     split: Split
     notes: tuple[str, ...]
     facts: Mapping[str, Any]
+    leakage: Leakage | None = None
+    """How near the rows of the test part stand to those of train, where the recipe asks for it."""
+    identity: Floats | None = None
+    """Identity [rows] of each row of the test part to its nearest training row."""
+
+    def bands(self) -> dict[str, Rows]:
+        """Return the rows of the test part in each band of identity, named like parts; none without a report."""
+        if self.identity is None:
+            return {}
+        test = self.split.test
+        return {f"test {name}": test[places] for name, places in bands(self.identity[test]).items()}
 
     def labels(self, part: str) -> dict[str, list[Any]]:
         """Return the labels of one part, by head."""
         rows = getattr(self.split, part)
         return {name: [values[row] for row in rows] for name, values in self.examples.labels.items()}
+
+    def cut_up(self, cuts: Cuts, columns: Iterable[str]) -> Table:
+        """Return a table with a row for each window of its inputs, which stand in ``columns``; all in their row's part."""
+        moved: dict[str, Any] = {part: np.flatnonzero(np.isin(cuts.owner, getattr(self.split, part))) for part in PARTS}
+        longer = len(np.unique(cuts.owner[np.flatnonzero(np.diff(cuts.owner) == 0)]))
+        note = f"{longer:,} inputs are longer than the model takes: {len(cuts.owner):,} windows in all are learned from"
+        notes = (*self.notes, note) if longer else self.notes
+        return replace(
+            self,
+            examples=cuts.examples(self.examples, columns),
+            split=replace(self.split, **moved),
+            notes=notes,
+            identity=None if self.identity is None else self.identity[cuts.owner],
+        )
 
 
 def read_table(resolved: Resolved) -> Table:
@@ -42,7 +71,10 @@ def read_table(resolved: Resolved) -> Table:
     first = next(iter(resolved.heads))
     spec = resolved.heads[first].offer.spec
     stratified = spec.baseline == "classification" and spec.answers == "input"
-    parts = split(recipe.split, examples, examples.labels[first] if stratified else None, recipe.seed)
+    relatives = _relatives(resolved, examples)
+    families = relatives.families() if relatives and recipe.split.homology else None
+    strata = examples.labels[first] if stratified else None
+    parts = split(recipe.split, examples, strata, recipe.seed, families)
     used = np.sort(np.concatenate([getattr(parts, part) for part in PARTS]))
     place = {row: number for number, row in enumerate(used.tolist())}
     moved: dict[str, Any] = {
@@ -52,5 +84,21 @@ def read_table(resolved: Resolved) -> Table:
     if options.labels:
         facts |= {"labels_file": Path(options.labels).name, "labels_sha256": table_sha256(options.labels)}
     facts["rows"] = {part: len(moved[part]) for part in PARTS}
-    notes = (*report.lines(), *parts.notes)
-    return Table(examples.take(used), replace(parts, **moved), notes, facts)
+    notes = [*report.lines(), *parts.notes]
+    if relatives and families is not None:
+        notes.append(relatives.noted(families))
+    found = leakage(relatives, "test", parts.test, parts.train) if relatives and recipe.split.leakage else None
+    identity = None
+    if found:
+        notes += found.lines()
+        identity = np.zeros(len(used))
+        identity[moved["test"]] = found.identity
+    return Table(examples.take(used), replace(parts, **moved), tuple(notes), facts, found, identity)
+
+
+def _relatives(resolved: Resolved, examples: Examples) -> Relatives | None:
+    """Return the rows ready to be compared, if the recipe asks for it."""
+    options, kind = resolved.recipe.split, resolved.backbone.offer.spec.modality
+    if not (options.homology or options.leakage):
+        return None
+    return Relatives(examples.inputs, examples.ids, rule_of(options, kind))

@@ -38,7 +38,7 @@ class _Component(_Section):
 
 
 class _Head(_Component):
-    label: str | list[str]
+    label: str | list[str] = ""
     classes: list[str] | None = None
 
 
@@ -200,9 +200,10 @@ def card(manifest: Mapping[str, Any]) -> str:
 def _questions(recipe: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, head in recipe["heads"].items():
-        label = head["label"] if isinstance(head["label"], str) else ", ".join(head["label"])
+        label = head.get("label", ())
+        columns = label if isinstance(label, str) else ", ".join(label)
         classes = f" Classes: {', '.join(head['classes'])}." if head.get("classes") else ""
-        lines.append(f"- `{name}`: {head['name']} of `{label}`.{classes}")
+        lines.append(f"- `{name}`: {head['name']}{f' of `{columns}`' if columns else ', without labels'}.{classes}")
     return lines
 
 

@@ -60,6 +60,13 @@ class Model(nn.Module):
             for name in self.heads
         }
 
+    def measured(self, micro: MicroBatch) -> dict[str, Tensor]:
+        """Return what of each head's output is kept to be measured."""
+        return {
+            name: output if self.head(name).labelled else self.head(name).condense(output, micro.targets[name])
+            for name, output in self.answer(micro).items()
+        }
+
     def features(self, given: Batch | Kept) -> Kept:
         """Return features by what heads read, from the backbone unless they were kept."""
         if not isinstance(given, Batch):

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from exapt.errors import RecipeError
 
@@ -64,6 +65,8 @@ class Batch:
     present: Tensor
     spans: Tensor
     lengths: Tensor
+    whole: frozenset[str] = frozenset()
+    """Names of the arrays that hold one fact for each input, and nothing for its tokens."""
 
     def __getitem__(self, name: str) -> Tensor:
         """Return one of the padded arrays, such as ``input_ids``."""
@@ -76,7 +79,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         moved = {name: array.to(device) for name, array in self.arrays.items()}
-        return Batch(moved, self.present.to(device), self.spans.to(device), self.lengths.to(device))
+        return Batch(moved, self.present.to(device), self.spans.to(device), self.lengths.to(device), self.whole)
 
 
 @dataclass
@@ -179,10 +182,39 @@ class Tokenizer(ABC):
     """Token to id. Core fingerprints it, together with what ``encode`` makes of the probe inputs."""
     mistaken_for: Mapping[str, str] = {}
     """Other kinds of data and their letters: ``{"DNA": "ACGTUN"}`` refuses a table that holds these letters alone."""
+    mask: int | None = None
+    """Id of the token that hides another from a masked language model; None if there is no such token."""
+    special: frozenset[int] = frozenset()
+    """Ids of the tokens that stand for no unit, ``mask`` included: never hidden, never guessed."""
+    ids: str = "input_ids"
+    """Name of the array that holds the tokens' ids."""
 
     @abstractmethod
     def encode(self, value: Any) -> Encoding:
         """Encode one input. Raises ``DataError``, with position and character, for what the model cannot read."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """What a pretrained model says of its tokens: ``head`` takes its last states [..., width] to logits [..., vocabulary].
+
+    A ``masked`` model says which token stands where one is hidden, a ``causal`` one which comes next.
+    """
+
+    head: nn.Module
+    objective: Literal["masked", "causal"]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How an input longer than the model takes is read: in windows of ``max_tokens``.
+
+    ``overlap`` is the share of a window that the next one repeats. ``pool`` puts the states of all windows together
+    again; ``score`` makes each window an input of its own.
+    """
+
+    mode: Literal["pool", "score"]
+    overlap: float
 
 
 class Backbone(nn.Module):
@@ -197,11 +229,20 @@ class Backbone(nn.Module):
     """The most tokens that one input may have, special ones included; None if there is no limit."""
     lora_targets: tuple[str, ...] = ()
     """Last names of the linear layers inside ``blocks()`` that low-rank updates go to; empty for all of them."""
+    recompute: bool = False
+    """Whether activations inside blocks are computed again for the gradient instead of kept. Core sets it."""
+    windows: Windows | None = None
+    """How inputs longer than ``max_tokens`` are read; None to refuse them. Core sets it from the user's options."""
 
     @property
     def module(self) -> nn.Module:
         """The bare inner model, on which PEFT sits and whose parameters ``full`` lets learn."""
         return self
+
+    @property
+    def language(self) -> LanguageModel | None:
+        """The pretrained language model's head; None if the model, or this checkpoint of it, has none."""
+        return None
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the blocks from input to output; none if the model is not built of blocks."""
@@ -221,19 +262,40 @@ class Backbone(nn.Module):
 
     def forward(self, batch: Batch) -> Features:
         """Return the features of the last layer."""
-        return self.finish(self.run(self.stem(batch), batch, 0, len(self.blocks())), batch)
+        return self.finish(self._through(self.stem(batch), batch, len(self.blocks())), batch)
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether it can be run block by block."""
+        return type(self).run is not Backbone.run
+
+    def _through(self, hidden: Tensor, batch: Batch, stop: int) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self.run(hidden, batch, 0, stop)
+        for block in range(stop):
+            hidden = checkpoint(self.run, hidden, batch, block, block + 1, use_reentrant=False)
+        return hidden
 
     def at_layer(self, batch: Batch, layer: int) -> Features:
         """Return the features of a layer: 0 embeddings, n after block n; the last includes what ``finish`` adds.
 
-        Raises ``RecipeError`` if the model has no such layer, or cannot be run in steps.
+        Inputs longer than ``max_tokens`` are read in windows, where ``windows`` allows it. Raises ``RecipeError`` if the
+        model has no such layer, or cannot be run in steps.
         """
+        if self.windows and self.max_tokens and batch.present.shape[1] > self.max_tokens:
+            from exapt.windows import cut, merged
+
+            pieces, plan = cut(batch, self.max_tokens, self.windows.overlap)
+            return merged(self._at_layer(pieces, layer), batch, plan)
+        return self._at_layer(batch, layer)
+
+    def _at_layer(self, batch: Batch, layer: int) -> Features:
         last = len(self.blocks())
         if layer in (-1, last):
             return cast_features(self(batch))
         if not 0 <= layer < last:
             raise RecipeError(f"there is no layer {layer}: this backbone has layers 0 to {last}")
-        return batch.features(self.run(self.stem(batch), batch, 0, layer))
+        return batch.features(self._through(self.stem(batch), batch, layer))
 
 
 def cast_features(features: Features) -> Features:
@@ -245,9 +307,15 @@ def cast_features(features: Features) -> Features:
 
 @dataclass(frozen=True)
 class HeadContext:
-    """What a head is built from: the width of each input's features."""
+    """What a head is built from: the width of each input's features, and what it needs to pose questions of its own.
+
+    ``language`` maps inputs to the pretrained language model of their backbone, where it has one; ``tokenizer`` makes
+    the encodings of all inputs.
+    """
 
     widths: Mapping[str, int]
+    language: Mapping[str, LanguageModel] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
 
 
 class Head(nn.Module, ABC):
@@ -255,12 +323,19 @@ class Head(nn.Module, ABC):
 
     reads: str = "tokens"
     """The pooling without parameters that this head reads (``mean``, ``max``, ``cls``), or ``tokens`` for the whole."""
-    per_unit: bool = False
-    """Whether ``forward`` answers per unit, [batch, units, ...], rather than per input."""
+    answers: Literal["input", "unit", "token"] = "input"
+    """What ``forward`` answers for: an input, [batch, ...], each of its units, [batch, units, ...], or tokens."""
+    labelled: bool = True
+    """Whether its targets are labels of the data; if not, ``pose`` makes them of the input itself."""
     pad: float = -100
     """What fills up targets of unequal length; ``weigh`` and ``loss`` leave it out."""
     metric: str
     """The metric by which the best epoch is chosen, unless the recipe names another."""
+
+    @property
+    def ragged(self) -> bool:
+        """Whether inputs differ in how many answers they have: one for each unit or token."""
+        return self.answers != "input"
 
     def adjust(self, features: Mapping[str, Any]) -> None:
         """See the features of some training examples of a frozen backbone, once, before training: to set a normalisation.
@@ -268,17 +343,32 @@ class Head(nn.Module, ABC):
         It is not called where the backbone learns, since its features then move.
         """
 
-    @abstractmethod
     def encode(self, label: Any, length: int) -> Array:
-        """Return one label as a target array: [] or [targets] per input, [units] where ``per_unit``.
+        """Return one label as a target array: [] or [targets] per input, [units] where it answers per unit.
 
         Raises ``DataError`` for a label that the head does not know or whose length differs from the input's.
         """
+        raise RecipeError(f"{type(self).__name__} takes no labels")
+
+    def pose(self, encoding: Encoding, rng: np.random.Generator) -> tuple[Encoding, Array]:
+        """Return an input as the model is to see it (such as with tokens hidden), and the target [tokens].
+
+        Asked only of heads without labels, anew each time an input is seen in training; all chance is to come from
+        ``rng``.
+        """
+        raise RecipeError(f"{type(self).__name__} learns from labels")
+
+    def condense(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return what of a batch's outputs is kept until all rows are measured: all of it, unless that is too much.
+
+        Only of heads without labels; ``loss``, ``decode`` and ``metrics`` then meet what was kept.
+        """
+        return output
 
     @abstractmethod
     def forward(self, features: Mapping[str, Any]) -> Tensor:
-        """Answer: [batch, answers], or [batch, units, answers] where ``per_unit``. ``features`` maps inputs to ``Features``
-        (or ``Pooled``, if ``reads`` is a pooling).
+        """Answer: [batch, answers], or [batch, units or tokens, answers], as ``answers`` says. ``features`` maps inputs to
+        ``Features`` (or ``Pooled``, if ``reads`` is a pooling).
         """
 
     @abstractmethod
@@ -318,3 +408,59 @@ class Strategy:
     def learns(self, backbone: Backbone) -> Iterable[Learns]:
         """Say what of the backbone learns. Raises ``RecipeError`` if the strategy fits nothing of this backbone."""
         return ()
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An input after a change.
+
+    ``units`` [units] says of each unit which one of the input it was before, ``NO_UNIT`` for a new one; None where every
+    unit stayed in its place.
+    """
+
+    value: Any
+    units: Array | None = None
+
+
+class Augmentation:
+    """Changes inputs without changing what they mean, before they are encoded."""
+
+    trains: bool = True
+    """Whether ``change`` does anything, so that no features can be kept of training rows."""
+
+    def change(self, value: Any, rng: np.random.Generator) -> Changed:
+        """Return a training input, changed at random; all chance is to come from ``rng``."""
+        return Changed(value)
+
+    def views(self, value: Any) -> Sequence[Changed]:
+        """Return other views of an input: the answers for all of them are averaged with the answer for itself."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a scorer asks of a language model: how probable are some tokens at some places of one input.
+
+    ``places`` [asked] are token positions of ``encoding``, ``tokens`` [asked] the ids that might stand there, ``weights``
+    [asked] what their natural-log probabilities count in the score. A masked model answers of the token at a place, a
+    causal one of the token after it. ``among`` are the ids that share the probability; None for the whole vocabulary.
+    """
+
+    encoding: Encoding
+    places: Array
+    tokens: Array
+    weights: Array
+    among: Array | None = None
+
+
+class Scorer(ABC):
+    """Tells the effect of a variant from what a pretrained language model expects, without labels."""
+
+    @abstractmethod
+    def ask(self, tokenizer: Tokenizer, wild: Any, mutant: Any) -> Iterable[Question]:
+        """Yield what to ask about a pair of inputs.
+
+        The score is the sum of all answers by their weights: above 0 where the model expects the mutant more than the
+        wild type. Equal encodings cost one pass, whoever asks. Raises ``DataError``, saying which other scorer to use,
+        for a pair that this one cannot compare.
+        """

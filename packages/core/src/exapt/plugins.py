@@ -24,10 +24,12 @@ from exapt import hookspecs
 from exapt.errors import ComponentError, ExaptError, PluginError, did_you_mean, listed
 from exapt.installed import COMMANDS, GROUP, PluginInfo, chosen, installed
 from exapt.specs import (
+    AugmentationSpec,
     BackboneSpec,
     Checkpoint,
     HeadSpec,
     ReaderSpec,
+    ScorerSpec,
     Spec,
     StrategySpec,
     TokenizerSpec,
@@ -43,6 +45,8 @@ KINDS: dict[str, type[Spec]] = {
     "exapt_tokenizers": TokenizerSpec,
     "exapt_heads": HeadSpec,
     "exapt_strategies": StrategySpec,
+    "exapt_augmentations": AugmentationSpec,
+    "exapt_scorers": ScorerSpec,
     "exapt_readers": ReaderSpec,
     "exapt_writers": WriterSpec,
 }
@@ -53,7 +57,7 @@ _UNKNOWN_HOOK = re.compile(r"unknown hook '(\w+)'")
 _UNKNOWN_ARGUMENT = re.compile(r"for hook '(\w+)'.*Argument\(s\) \{'(\w+)'")
 
 # Built-ins arrive by the same hooks as anyone's, and always, whatever EXAPT_PLUGINS says.
-_BUILTINS = ("heads", "readers", "runlog", "strategies", "writers")
+_BUILTINS = ("heads", "language", "readers", "runlog", "scorers", "strategies", "writers")
 
 
 @dataclass(frozen=True)

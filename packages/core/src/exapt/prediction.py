@@ -6,21 +6,27 @@ import csv
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from exapt.adapted import Adapted
 from exapt.building import Unknown
 from exapt.builtin._writers import csv_rows
 from exapt.data.files import open_writer
-from exapt.data.splits import split
+from exapt.data.leakage import Leakage, band_of
+from exapt.data.leakage import leakage as compare_rows
+from exapt.data.relatives import Relatives, rule_of
+from exapt.data.splits import PARTS, by_column
 from exapt.data.tables import Examples, read_examples, stream_examples
 from exapt.errors import DataError
 from exapt.recipe import DataOptions
 
 _CHUNK = 1024
+_IDENTITY = "identity"
 
 
 def data_options(
@@ -72,7 +78,7 @@ def predict_file(
     """
     chunks = stream_examples(path, data_options(adapted, path, input_, id_, reader=reader), _CHUNK, tell)
     unknown = Unknown()
-    writing = open_writer(out, format_, overwrite=overwrite) if out else nullcontext(_Stdout())
+    writing = open_writer(out, format_, overwrite=overwrite) if out else nullcontext(Stdout())
     rows = 0
     with writing as writer:
         for columns in adapted.stream(chunks, unknown):
@@ -84,7 +90,7 @@ def predict_file(
     return rows
 
 
-class _Stdout:
+class Stdout:
     """Writes CSV to stdout."""
 
     def __init__(self) -> None:
@@ -92,6 +98,7 @@ class _Stdout:
         self._begun = False
 
     def write(self, batch: pa.RecordBatch) -> None:
+        """Print rows, below the header."""
         if not self._begun:
             self._table.writerow(batch.schema.names)
             self._begun = True
@@ -122,26 +129,56 @@ def evaluate_file(
     id_: str | None = None,
     labels: str = "",
     reader: str = "",
+    against: Path | None = None,
+    leakage: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Return metrics of a labelled table, and notes on its rows; ``part`` keeps one part of the recipe's split."""
+    """Return metrics of a labelled table, and notes on its rows; ``part`` keeps one part of the recipe's split.
+
+    ``against`` is a table that was learned from: metrics are given by identity to its nearest row, and ``leakage`` is
+    where those rows are written. Raises ``DataError`` if they do not go together with the rest.
+    """
+    if (leakage and not against) or (by and against):
+        raise DataError("--leakage needs --against" if leakage and not against else "give --by or --against, not both")
     options = data_options(adapted, path, input_, id_, labels=labels, reader=reader)
     examples, report = read_examples(options, adapted.resolved.labels)
     notes = report.lines()
     if part:
         examples = _part(adapted, examples, part)
         notes.append(f"part '{part}': {len(examples)} rows")
+    if against:
+        found = _compared(adapted, examples, against, options)
+        notes += found.lines()
+        names = pa.array(band_of(found.identity).tolist(), pa.string())
+        kept = examples.table.drop_columns([name for name in examples.table.column_names if name == _IDENTITY])
+        examples, by = replace(examples, table=kept.append_column(_IDENTITY, names)), _IDENTITY
+        if leakage:
+            found.write(leakage)
     unknown = Unknown()
     metrics = adapted.evaluate(examples, by, unknown)
     return metrics, [*notes, *unknown.lines()]
 
 
+def _compared(adapted: Adapted, examples: Examples, against: Path, options: DataOptions) -> Leakage:
+    """Compare labelled rows with the table that was learned from, which has the same columns of inputs."""
+    kind = adapted.resolved.backbone.offer.spec.modality
+    if kind not in ("dna", "protein"):
+        raise DataError(f"--against compares sequences of DNA or protein, but '{adapted.name}' reads {kind}")
+    learned = options.model_copy(update={"path": str(against), "format": "", "id": "", "labels": ""})
+    train, _ = read_examples(learned, {}, keep_labels=False)
+    inputs = {name: [*train.inputs[name], *values] for name, values in examples.inputs.items()}
+    rule = rule_of(adapted.resolved.recipe.split, kind)
+    relatives = Relatives(inputs, [*train.ids, *examples.ids], rule)
+    rows = np.arange(len(train), len(train) + len(examples))
+    return compare_rows(relatives, "evaluated", rows, np.arange(len(train)))
+
+
 def _part(adapted: Adapted, examples: Examples, part: str) -> Examples:
-    if part not in ("train", "valid", "test"):
+    if part not in PARTS:
         raise DataError(f"unknown part '{part}'; parts are train, valid and test")
     options = adapted.resolved.recipe.split
     if not options.column:
         raise DataError("--part needs a recipe whose split is a column of the data")
-    rows = getattr(split(options.model_copy(update={"train_size": None, "valid_size": None}), examples, None, 0), part)
+    rows = np.flatnonzero(by_column(options, examples, whole=False) == PARTS.index(part))
     if not len(rows):
         raise DataError(f"no row of the data is in part '{part}'")
     return examples.take(rows)

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -47,9 +47,35 @@ class DataOptions(Options):
 class SplitOptions(Options):
     """What is learned from, what is selected on, and what is touched once at the end."""
 
-    column: str = Field("", description="Column that names each row's part: train, valid (val, dev) or test.")
+    column: str = Field(
+        "",
+        description="Column that names each row's part: train, valid (val, dev) or test; or, with valid or test, any column.",
+    )
+    valid: tuple[str, ...] = Field((), description="Values of the column whose rows are the valid part.")
+    test: tuple[str, ...] = Field(
+        (), description="Values of the column whose rows are the test part; others are train."
+    )
     group: str = Field(
         "", description="Column whose groups must not be torn apart; used where there is no split column."
+    )
+    homology: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Identity from which two DNA or protein sequences stand in the same part; 0 does not look.",
+    )
+    coverage: float = Field(
+        0.5, ge=0, le=1, description="Share of the shorter sequence that an alignment must span to count."
+    )
+    evalue: float = Field(
+        1e-3, gt=0, description="Chance hits of one sequence among all from which an alignment is not significant."
+    )
+    engine: Literal["auto", "mmseqs", "pyopal"] = Field(
+        "auto", description="What compares the sequences; auto is mmseqs where that program is on PATH."
+    )
+    leakage: bool = Field(
+        False,
+        description="Report each test row's nearest training row, and the metrics by identity; on where homology is set.",
     )
     fractions: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="Shares of train, valid and test.")
     stratify: bool = Field(True, description="Keep the share of each class the same in all parts.")
@@ -58,6 +84,28 @@ class SplitOptions(Options):
         None, ge=1, description="Learn from this many rows only, drawn (by class) with the run's seed."
     )
     valid_size: int | None = Field(None, ge=1, description="Select on this many rows only, drawn with the run's seed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reported(cls, given: Any) -> Any:
+        return {"leakage": bool(given.get("homology")), **given} if isinstance(given, Mapping) else given
+
+    @field_validator("valid", "test", mode="before")
+    @classmethod
+    def _texts(cls, values: Any) -> Any:
+        several = values if isinstance(values, (list, tuple)) else [values]
+        return tuple(str(value) if isinstance(value, int) else value for value in several)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.homology and self.column:
+            raise ValueError("homology deals the rows to parts itself: leave out column, or write group for it")
+        if (self.valid or self.test) and not self.column:
+            raise ValueError("valid and test are values of a column: name it as column")
+        for value in self.valid:
+            if value in self.test:
+                raise ValueError(f"both valid and test name '{value}'")
+        return self
 
     @field_validator("fractions")
     @classmethod
@@ -98,6 +146,10 @@ class TrainingOptions(Options):
     checkpoint_steps: int = Field(
         0, ge=0, description="Checkpoint every so many steps, besides each epoch's end; 0 never."
     )
+    recompute: bool = Field(
+        False,
+        description="Keep no activations inside blocks but compute them again for the gradient: less memory, more time.",
+    )
 
 
 class Component(BaseModel):
@@ -116,7 +168,10 @@ class Component(BaseModel):
 class HeadChoice(Component):
     """A head by name, with the column(s) of its labels."""
 
-    label: str | tuple[str, ...] = Field("label", description="Column of the labels, or several for several targets.")
+    label: str | tuple[str, ...] = Field(
+        "label",
+        description="Column of the labels, or several for several targets; none for a head that learns without labels.",
+    )
     weight: float = Field(1.0, gt=0, description="Weight of this head's loss among several.")
 
 
@@ -125,7 +180,7 @@ def _named(value: Any) -> Any:
 
 
 class Recipe(Options):
-    """All parts of a run. ``head`` stands for one head, ``strategy`` for one strategy; a bare name for a component."""
+    """All parts of a run. ``head``, ``strategy`` and ``augmentation`` stand for one of each; a bare name for a component."""
 
     data: DataOptions = Field(description="Table and columns.")
     split: SplitOptions = Field(SplitOptions(), description="Train, valid and test.")
@@ -136,6 +191,9 @@ class Recipe(Options):
     tokenizer: Component | None = Field(None, description="Tokenizer; the backbone's own if it is not named.")
     heads: dict[str, HeadChoice] = Field(min_length=1, description="The questions, by name.")
     strategies: tuple[Component, ...] = Field(min_length=1, description="How to transfer.")
+    augmentations: tuple[Component, ...] = Field(
+        (), description="Changes of the inputs, made at random in training or averaged over when answering."
+    )
     training: TrainingOptions = Field(TrainingOptions(), description="How long, how fast and when to stop.")
     start: str = Field("", description="Adapter folder, exapt's or PEFT's, to start from.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random but the split.")
@@ -151,12 +209,13 @@ class Recipe(Options):
             if not isinstance(others, Mapping) or "head" in others:
                 raise ValueError("head is short for heads.head: write one of them")
             full["heads"] = {"head": _named(full.pop("head")), **others}
-        if "strategy" in full:
-            full["strategies"] = [full.pop("strategy"), *full.get("strategies", ())]
+        for one, several in (("strategy", "strategies"), ("augmentation", "augmentations")):
+            if one in full:
+                full[several] = [full.pop(one), *full.get(several, ())]
+            if isinstance(full.get(several), Sequence) and not isinstance(full[several], str):
+                full[several] = [_named(component) for component in full[several]]
         if isinstance(full.get("heads"), Mapping):
             full["heads"] = {_head_name(name): _named(head) for name, head in full["heads"].items()}
-        if isinstance(full.get("strategies"), Sequence) and not isinstance(full["strategies"], str):
-            full["strategies"] = [_named(strategy) for strategy in full["strategies"]]
         for key in ("backbone", "tokenizer"):
             full[key] = _named(full.get(key))
         if isinstance(full["tokenizer"], Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,18 @@ from typing import Any
 from exapt.errors import DataError, RecipeError
 from exapt.plugins import Offer, Plugins
 from exapt.recipe import Component, HeadChoice, Recipe, TrainingOptions, validated
-from exapt.specs import BackboneSpec, Checkpoint, HeadSpec, Options, Sourced, Spec, StrategySpec, TokenizerSpec
+from exapt.specs import (
+    AugmentationSpec,
+    BackboneSpec,
+    Checkpoint,
+    HeadSpec,
+    Options,
+    Sourced,
+    Spec,
+    StrategySpec,
+    TokenizerSpec,
+    Windowed,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class ChosenHead(Chosen):
-    """A head with its options, the column(s) of its labels and the weight of its loss."""
+    """A head with its options, the column(s) of its labels (none if it learns without) and the weight of its loss."""
 
     label: str | tuple[str, ...]
     weight: float
@@ -43,6 +55,7 @@ class Resolved:
     tokenizer: Chosen
     heads: Mapping[str, ChosenHead]
     strategies: tuple[Chosen, ...]
+    augmentations: tuple[Chosen, ...]
     training: TrainingOptions
 
     @property
@@ -52,8 +65,8 @@ class Resolved:
 
     @property
     def labels(self) -> dict[str, str | tuple[str, ...]]:
-        """The label column(s) of each head."""
-        return {name: head.label for name, head in self.heads.items()}
+        """The label column(s) of each head that learns from labels."""
+        return {name: head.label for name, head in self.heads.items() if head.offer.spec.labelled}
 
     @property
     def answered(self) -> dict[str, str]:
@@ -64,7 +77,7 @@ class Resolved:
     @property
     def plugins(self) -> dict[str, str]:
         """Distribution and version of every plugin that takes part."""
-        parts = (self.backbone, self.tokenizer, *self.heads.values(), *self.strategies)
+        parts = (self.backbone, self.tokenizer, *self.heads.values(), *self.strategies, *self.augmentations)
         return {part.offer.info.distribution: part.offer.info.version for part in parts}
 
     def infer(self, labels: Mapping[str, Sequence[Any]]) -> Resolved:
@@ -72,7 +85,9 @@ class Resolved:
 
         Raises ``DataError`` for labels that a head cannot learn from, naming their column.
         """
-        heads = {name: self._inferred(head, labels[name]) for name, head in self.heads.items()}
+        heads = {
+            name: self._inferred(head, labels[name]) if name in labels else head for name, head in self.heads.items()
+        }
         return replace(self, heads=heads)
 
     def _inferred(self, head: ChosenHead, labels: Sequence[Any]) -> ChosenHead:
@@ -96,6 +111,10 @@ class Resolved:
             chosen.as_component(named.name)
             for chosen, named in zip(self.strategies, self.recipe.strategies, strict=True)
         ]
+        recipe["augmentations"] = [
+            chosen.as_component(named.name)
+            for chosen, named in zip(self.augmentations, self.recipe.augmentations, strict=True)
+        ]
         recipe["training"] = self.training.model_dump(mode="json")
         return recipe
 
@@ -104,7 +123,8 @@ class Resolved:
         return self.recipe.tokenizer.name if self.recipe.tokenizer else ""
 
     def _head(self, name: str, head: ChosenHead) -> dict[str, Any]:
-        return {**head.as_component(self.recipe.heads[name].name), "label": head.label, "weight": head.weight}
+        label = {"label": head.label} if head.offer.spec.labelled else {}
+        return {**head.as_component(self.recipe.heads[name].name), **label, "weight": head.weight}
 
 
 def column_name(label: str | tuple[str, ...]) -> str:
@@ -141,9 +161,16 @@ def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
         _choose(plugins.get(StrategySpec, named.name), named, f"strategies.{place}")
         for place, named in enumerate(recipe.strategies)
     )
+    augmentations = tuple(
+        _choose(plugins.get(AugmentationSpec, named.name), named, f"augmentations.{place}")
+        for place, named in enumerate(recipe.augmentations)
+    )
     _check_inputs(recipe, heads)
+    recipe = _with_engine(recipe, model[0].offer.spec.modality)
     _check_together(strategies)
-    return Resolved(recipe, *model, heads, strategies, _training(recipe, strategies))
+    _check_augmentations(augmentations, model[0])
+    _check_windows(model[0], heads, recipe)
+    return Resolved(recipe, *model, heads, strategies, augmentations, _training(recipe, strategies))
 
 
 def resolve_backbone(
@@ -176,6 +203,8 @@ def _choose(offer: Offer[Any], named: Component, place: str, files: Mapping[str,
 
 def _head(plugins: Plugins, name: str, head: HeadChoice, inputs: tuple[str, ...]) -> ChosenHead:
     offer = plugins.get(HeadSpec, head.name)
+    if not offer.spec.labelled and "label" in head.model_fields_set:
+        raise RecipeError(f"heads.{name}: '{offer.spec.name}' learns without labels; leave 'label' out")
     if isinstance(head.label, tuple) and offer.spec.columns and offer.spec.columns not in head.options:
         head = head.model_copy(update={offer.spec.columns: head.label})
     if "inputs" in offer.spec.options.model_fields and "inputs" not in head.options:
@@ -202,6 +231,43 @@ def _check_together(strategies: Sequence[Chosen]) -> None:
             raise RecipeError(
                 f"strategy '{name}' says of the whole backbone what learns: it cannot stand beside {others}"
             )
+
+
+def _check_augmentations(augmentations: Sequence[Chosen], backbone: Chosen) -> None:
+    modality = backbone.offer.spec.modality
+    for chosen in augmentations:
+        spec = chosen.offer.spec
+        if spec.modalities and modality not in spec.modalities:
+            raise RecipeError(
+                f"augmentation '{spec.name}' is for {' and '.join(spec.modalities)}; "
+                f"'{backbone.offer.spec.name}' reads {modality}"
+            )
+
+
+def _check_windows(backbone: Chosen, heads: Mapping[str, ChosenHead], recipe: Recipe) -> None:
+    options = backbone.options
+    if not isinstance(options, Windowed) or options.windows != "score":
+        return
+    per_unit = [name for name, head in heads.items() if head.offer.spec.answers == "unit"]
+    if per_unit:
+        raise RecipeError(f"head '{per_unit[0]}' answers for each unit: use backbone windows = \"pool\"")
+    if len(recipe.data.inputs) > 1:
+        raise RecipeError('windows of several inputs do not belong together: use backbone windows = "pool"')
+
+
+def _with_engine(recipe: Recipe, modality: str) -> Recipe:
+    """Write into the recipe what is to compare its sequences; raises ``RecipeError`` if nothing can align their kind."""
+    options = recipe.split
+    key = "homology" if options.homology else "leakage"
+    if not getattr(options, key):
+        return recipe
+    if modality not in ("dna", "protein"):
+        raise RecipeError(
+            f"split.{key} compares sequences of DNA or protein, but '{recipe.backbone.name}' reads {modality}"
+        )
+    found = "mmseqs" if shutil.which("mmseqs") else "pyopal"
+    engine = found if options.engine == "auto" else options.engine
+    return recipe.model_copy(update={"split": options.model_copy(update={"engine": engine})})
 
 
 def _check_inputs(recipe: Recipe, heads: Mapping[str, ChosenHead]) -> None:

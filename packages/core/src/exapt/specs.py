@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exapt.data.tables import Reader, Writer
-    from exapt.parts import Backbone, Head, HeadContext, Strategy, Tokenizer
+    from exapt.parts import Augmentation, Backbone, Head, HeadContext, Scorer, Strategy, Tokenizer
 
 _NAME = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
 
@@ -35,6 +35,19 @@ class Sourced(Options):
     revision: str = Field("", description="Revision of a hub id; empty for a local folder or a package.")
 
 
+class Windowed(Options):
+    """Options of a backbone whose inputs may be longer than it takes: core reads them in windows."""
+
+    windows: Literal["refuse", "pool", "score"] = Field(
+        "refuse",
+        description="What to do with an input longer than the model takes: refuse it, pool the states of overlapping "
+        "windows, or score each window as an input of its own.",
+    )
+    overlap: float = Field(
+        0.25, ge=0, le=0.9, description="Least share of a window that it has in common with the next one."
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """One set of published weights, under the name by which a user asks for it."""
@@ -48,6 +61,8 @@ class Checkpoint:
     """Whether that licence permits commercial use."""
     parameters: int
     width: int
+    context: int = 0
+    """The most tokens of one input that the weights were trained on, special ones included; 0 if it is not known."""
     paper: str
     """DOI or URL of the paper to cite."""
 
@@ -121,6 +136,8 @@ class BackboneSpec(Spec):
     """Synthetic inputs whose outputs are kept with each adapter, to verify it on the next machine."""
     checkpoints: tuple[Checkpoint, ...] = ()
     accepts: Literal["sequence", "structure", "cell"] = "sequence"
+    scorers: tuple[str, ...] = ()
+    """Names of the scorers that suit the family; the first is the one that ``exapt score`` takes unless told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +150,10 @@ class HeadSpec(Spec):
     infer: Callable[[Any, Sequence[Any]], Any] = field(default=lambda options, labels: options)
     columns: str = ""
     """Option that takes the names of the label columns where a recipe gives several and leaves the option out."""
-    answers: Literal["input", "unit"] = "input"
-    """Whether it answers once for each input or for each of its units; only whole inputs are split by class."""
+    answers: Literal["input", "unit", "token"] = "input"
+    """What it answers for: each input, each of its units or each token; only whole inputs are split by class."""
+    labelled: bool = True
+    """Whether it learns from labels of the data; if not, it makes its targets of the inputs."""
     baseline: Literal["classification", "multilabel", "regression", "none"] = "none"
     """Which linear model on k-mers ``exapt compare`` sets beside it."""
 
@@ -154,3 +173,25 @@ class StrategySpec(Spec):
     alone: bool = False
     """Whether it says of the whole backbone what learns, so that no other strategy can stand beside it."""
     adopt: Callable[[Any, Path], Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSpec(Spec):
+    """A change of inputs that keeps their meaning: made at random in training, or averaged over when answering."""
+
+    kind: ClassVar[str] = "augmentation"
+
+    build: Callable[[Any], Augmentation]
+    modalities: tuple[str, ...] = ()
+    """Modalities of the backbones whose inputs it can change; empty for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerSpec(Spec):
+    """A way to tell the effect of a variant from what a pretrained model expects, without labels."""
+
+    kind: ClassVar[str] = "scorer"
+
+    build: Callable[[Any], Scorer]
+    objective: Literal["masked", "causal", "any"] = "any"
+    """The kind of language model that it asks."""

@@ -25,7 +25,7 @@ from exapt.errors import DataError, RecipeError, did_you_mean, listed
 from exapt.events import Event
 from exapt.metrics import better
 from exapt.model import MicroBatch, Model
-from exapt.parts import Array
+from exapt.parts import NO_UNIT, Array
 from exapt.recipe import TrainingOptions
 from exapt.rows import Rows
 
@@ -100,17 +100,21 @@ class Trainer:
         self.model.settle()
         self.model.eval()
 
-    def evaluate(self, rows: Rows) -> Report:
-        """Return loss and metrics of all heads; the work is shared by all processes, the answer is known to each."""
+    def evaluate(self, rows: Rows, views: bool = True) -> Report:
+        """Return loss and metrics of all heads; the work is shared by all processes, the answer is known to each.
+
+        Answers are averaged over the ``views`` of augmentations, unless they are left out.
+        """
         if not len(rows):
             return {}
         mine = np.arange(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
-        outputs = predict(self.model, rows, mine, self.budget)
+        outputs = predict(self.model, rows, mine, self.budget, views=views)
         gathered: dict[int, dict[str, Array]] = dict(gather_object(list(outputs.items())))
         return score(self.model, rows, [gathered[row] for row in range(len(rows))])
 
     def _validated(self, valid: Rows) -> Report:
-        return {f"valid.{name}": value for name, value in self.evaluate(valid).items()}
+        # To choose an epoch one view does, at a fraction of the cost.
+        return {f"valid.{name}": value for name, value in self.evaluate(valid, views=False).items()}
 
     def _epoch(self, train: Rows, valid: Rows, checkpoints: Checkpoints) -> None:
         position = self.progress.position
@@ -152,10 +156,13 @@ class Trainer:
 
     def _micros(self, train: Rows, rows: Array) -> list[MicroBatch]:
         mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        if len(mine):
-            return [train.take(part, self.device) for part in micro_batches(train.tokens, mine, self.budget)]
         # Processes must meet in every backward pass: one without rows joins in with a row that weighs nothing.
-        idle = train.take(rows[:1], self.device)
+        wanted = mine if len(mine) else rows[:1]
+        if train.renewed:
+            train, wanted = train.seen(wanted, self.progress.position.epoch), np.arange(len(wanted))
+        if len(mine):
+            return [train.take(part, self.device) for part in micro_batches(train.tokens, wanted, self.budget)]
+        idle = train.take(wanted, self.device)
         targets = {name: torch.full_like(target, self.model.head(name).pad) for name, target in idle.targets.items()}
         return [MicroBatch(idle.inputs, targets, 0)]
 
@@ -225,18 +232,50 @@ def _refuse_sharding(accelerator: Accelerator) -> None:
         )
 
 
-def predict(model: Model, rows: Rows, chosen: Array, budget: int) -> dict[int, dict[str, Array]]:
-    """Return each chosen row's outputs by head, as fp32 arrays with padding cut off."""
+def predict(model: Model, rows: Rows, chosen: Array, budget: int, *, views: bool = True) -> dict[int, dict[str, Array]]:
+    """Return each chosen row's outputs by head, as fp32 arrays with padding cut off.
+
+    Outputs are averaged over the ``views`` of augmentations, unless they are left out.
+    """
+    answers = _outputs(model, rows, chosen, budget)
+    seen = rows.subset(chosen).views() if views and rows.has_views else []
+    if not seen:
+        return answers
+    everything = np.arange(len(chosen))
+    others = [(view, _outputs(model, view.rows, everything, budget)) for view in seen]
+    for place, row in enumerate(chosen.tolist()):
+        for name, own in answers[row].items():
+            head, units = model.head(name), rows.answered[name]
+            moved = [(answer[place][name], view.units[units][place]) for view, answer in others]
+            answers[row][name] = averaged(own, moved if head.ragged else [(answer, None) for answer, _ in moved])
+    return answers
+
+
+def averaged(own: Array, others: Sequence[tuple[Array, Array | None]]) -> Array:
+    """Return the mean of a row's output [units, ...] and those of its views, each unit brought to where it stands."""
+    total, count = own.astype(np.float64), np.ones(len(own)) if own.ndim else np.ones(())
+    for output, units in others:
+        if units is None:
+            total, count = total + output, count + 1
+            continue
+        known = units != NO_UNIT
+        np.add.at(total, units[known], output[known])
+        np.add.at(count, units[known], 1)
+    return np.asarray(total / count.reshape(count.shape + (1,) * (total.ndim - count.ndim)), dtype=own.dtype)
+
+
+def _outputs(model: Model, rows: Rows, chosen: Array, budget: int) -> dict[int, dict[str, Array]]:
     model.eval()
     device = next(model.parameters()).device
     lengths = {name: rows.lengths(name) for name in model.heads}
     answers: dict[int, dict[str, Array]] = {}
     for part in micro_batches(rows.tokens, chosen, budget):
+        micro = rows.take(part, device)
         with devices.resting():
-            outputs = {name: out.float().cpu().numpy() for name, out in model.answer(rows.take(part, device)).items()}
+            outputs = {name: out.float().cpu().numpy() for name, out in model.measured(micro).items()}
         for place, row in enumerate(part):
             answers[int(row)] = {
-                name: output[place][: lengths[name][row]] if model.head(name).per_unit else output[place]
+                name: output[place][: lengths[name][row]] if model.head(name).ragged else output[place]
                 for name, output in outputs.items()
             }
     return answers
@@ -263,8 +302,8 @@ def _mean_loss(model: Model, name: str, outputs: list[Array], targets: Sequence[
     for start in range(0, len(outputs), _SCORED_TOGETHER):
         part = slice(start, start + _SCORED_TOGETHER)
         with devices.resting():
-            answers = torch.from_numpy(_stacked(outputs[part], head.per_unit, 0)).to(device)
-            known = torch.from_numpy(_stacked(targets[part], head.per_unit, head.pad)).to(device)
+            answers = torch.from_numpy(_stacked(outputs[part], head.ragged, 0)).to(device)
+            known = torch.from_numpy(_stacked(targets[part], head.ragged, head.pad)).to(device)
             total += float(head.loss(answers, known))
             weight += float(head.weigh(known))
     return total / weight if weight else 0.0

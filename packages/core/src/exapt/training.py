@@ -16,6 +16,7 @@ from exapt import device as devices
 from exapt.adapted import Adapted, encode_labels
 from exapt.broadcast import Broadcast, claimed, run_folder
 from exapt.building import (
+    build_augmentations,
     build_backbone,
     build_model,
     build_strategies,
@@ -23,6 +24,7 @@ from exapt.building import (
     encode,
     probe_inputs,
     refuse_too_long,
+    source_of,
     unknown_report,
 )
 from exapt.checkpoint import Checkpoints
@@ -41,6 +43,7 @@ from exapt.resolve import Resolved, resolve
 from exapt.rows import Inputs, Rows
 from exapt.start import Start, adopted
 from exapt.trainer import Trainer
+from exapt.windows import in_windows
 
 # Rows that a head sees to set its normalisation: features at hand cost nothing, others a forward pass each.
 _ADJUST_KEPT, _ADJUST_LIVE, _ADJUST_TOKENS = 4096, 64, 32
@@ -88,9 +91,10 @@ class _Session:
     def train(self, start: Start | None, folder: Path | None, resume: bool) -> Adapted:
         tokenizer = build_tokenizer(self.resolved.tokenizer)
         encodings = self._encode(tokenizer)
-        model, rates = self._model(encodings, start)
-        rows = self._rows(model, encodings)
+        model, rates = self._model(encodings, tokenizer, start)
+        rows = self._rows(model, tokenizer, self._in_windows(encodings, model))
         parts = {part: rows.subset(getattr(self.table.split, part)) for part in PARTS}
+        parts |= {part: parts[part].settled() for part in ("valid", "test")}
         taken_up = start.put_heads(model, self.resolved.as_recipe()["heads"]) if start else set()
         # Features of a backbone that learns move away from any statistics taken of them at the start.
         if model.frozen:
@@ -100,6 +104,9 @@ class _Session:
         trainer = Trainer(model, self.resolved.training, rates, self.recipe.seed, self.tell)
         trainer.fit(parts["train"], parts["valid"], Checkpoints(folder, self._identity(model.precision), resume))
         metrics = {part: trainer.evaluate(parts[part]) for part in ("valid", "test")}
+        metrics |= {name: trainer.evaluate(rows.subset(some).settled()) for name, some in self.table.bands().items()}
+        if self.table.leakage and folder is not None and devices.is_main_process():
+            self.table.leakage.write(folder / "leakage.csv", overwrite=True)
         best = trainer.progress.best_epoch + 1
         self.tell(Event("end", {"best_epoch": best, **_flat(metrics)}))
         manifest = self._manifest(model, tokenizer, metrics, best)
@@ -118,16 +125,18 @@ class _Session:
         self.tokenizer_word = fingerprint_tokenizer(tokenizer, self.probes)
         return encodings
 
-    def _model(self, encodings: Mapping[str, list[Encoding]], start: Start | None) -> tuple[Model, dict[str, float]]:
+    def _model(
+        self, encodings: Mapping[str, list[Encoding]], tokenizer: Tokenizer, start: Start | None
+    ) -> tuple[Model, dict[str, float]]:
         strategies = build_strategies(self.resolved)
         self.pretrained = all(strategy.pretrained for strategy in strategies)
         backbone = build_backbone(self.resolved.backbone, self.pretrained, self.recipe.seed)
         for values in encodings.values():
-            refuse_too_long(values, self.table.examples.ids, backbone.max_tokens, self.name)
+            refuse_too_long(values, self.table.examples.ids, backbone, self.name, self.resolved.backbone)
         self.backbone_word, self.architecture = fingerprint(backbone), architecture(backbone)
         self._remember()
         self._resolve_layer(len(backbone.blocks()))
-        model, rates = build_model(self.resolved, backbone, strategies, self.device, self.recipe.seed)
+        model, rates = build_model(self.resolved, backbone, tokenizer, strategies, self.device, self.recipe.seed)
         if start is not None:
             start.check(self.name, self.backbone_word if self.pretrained else None, self.architecture)
             left_out = start.put_backbone(model)
@@ -149,21 +158,32 @@ class _Session:
             word = self.backbone_word if self.pretrained else self.architecture
             adapter.remember_source(word, self.resolved.folder)
 
-    def _rows(self, model: Model, encodings: Mapping[str, list[Encoding]]) -> Rows:
+    def _in_windows(self, encodings: dict[str, list[Encoding]], model: Model) -> dict[str, list[Encoding]]:
+        """Make a row of each window, where each is to be an input of its own."""
+        cuts = in_windows(encodings, model.backbone)
+        if cuts is None:
+            return encodings
+        ((name, column),) = self.recipe.data.inputs.items()
+        self.table = self.table.cut_up(cuts, [column])
+        return {name: cuts.encodings}
+
+    def _rows(self, model: Model, tokenizer: Tokenizer, encodings: Mapping[str, list[Encoding]]) -> Rows:
         heads = {name: model.head(name) for name in model.heads}
-        bare = {name: Inputs(values, {}, np.arange(len(values))) for name, values in encodings.items()}
-        answered = self.resolved.answered
-        targets = encode_labels(Rows(bare, {}, heads, answered), self.table.examples, self.resolved)
+        inputs = {name: Inputs.bare(values) for name, values in encodings.items()}
+        augmentations = build_augmentations(self.resolved)
+        source = source_of(self.table.examples, tokenizer, self.resolved, augmentations, model.backbone)
+        bare = Rows(inputs, {}, heads, self.resolved.answered, source)
+        targets = encode_labels(bare, self.table.examples, self.resolved)
         # Said once nothing of the data can be refused any more, so that a refusal stands alone.
         for note in (*self.table.notes, *unknown_report(encodings)):
             self._note(note)
-        inputs = {name: self._inputs(model, values) for name, values in encodings.items()}
-        return Rows(inputs, targets, heads, answered)
+        # Features are kept only of inputs that stay the same, under a backbone that nothing changes: not one that learns,
+        # nor one that was changed before.
+        if not bare.renewed and model.frozen and not model.changed and self.pretrained:
+            inputs = {name: self._inputs(model, values) for name, values in encodings.items()}
+        return replace(bare, inputs=inputs, targets=targets)
 
     def _inputs(self, model: Model, encodings: list[Encoding]) -> Inputs:
-        # Features are kept only of a backbone that nothing changes: not one that learns, nor one that was changed before.
-        if not model.frozen or model.changed or not self.pretrained:
-            return Inputs(encodings, {}, np.arange(len(encodings)))
         words = [encodings_digest([encoding]) for encoding in encodings]
         first = {word: place for place, word in reversed(list(enumerate(words)))}
         order = {word: number for number, word in enumerate(dict.fromkeys(words))}

@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 from transformers.models.esm.configuration_esm import EsmConfig
 from transformers.models.esm.modeling_esm import EsmForMaskedLM
 
-from exapt import DataError, RecipeError
-from exapt.parts import Backbone, Batch, Features
+from exapt import DataError
+from exapt.parts import Backbone, Batch, Features, LanguageModel
+from exapt.weights import fill, refuse_missing
 from exapt_esm.layers import Attention, Intermediate, Rotary
-from exapt_esm.source import need, read_json
 from exapt_esm.tokenizer import read_vocabulary
-from exapt_esm.weights import fill, read
+from exapt_esm.weights import DROPPED, files, read
 
 _EMBEDDINGS = "esm.embeddings.word_embeddings.weight"
 _DECODER = "lm_head.decoder.weight"
@@ -47,6 +46,11 @@ class Esm2(Backbone):
         esm: nn.Module = self.esm
         return esm
 
+    @property
+    def language(self) -> LanguageModel | None:
+        """The masked language model; None if the checkpoint was saved without its head."""
+        return None if self.lm_head is None else LanguageModel(self.lm_head, "masked")
+
     def blocks(self) -> Sequence[nn.Module]:
         """Return the transformer layers."""
         return list(self.esm.encoder.layer)
@@ -69,16 +73,6 @@ class Esm2(Backbone):
         """Return the features after the final norm; the summary is the state of ``<cls>``."""
         hidden = self.esm.encoder.emb_layer_norm_after(hidden)
         return batch.features(hidden, hidden[:, 0])
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return the language model's logits [..., vocabulary] for states ``hidden`` [..., width] of the last layer.
-
-        Raises ``RecipeError`` if the checkpoint has no language-model head.
-        """
-        if self.lm_head is None:
-            raise RecipeError("this checkpoint was saved without its language-model head")
-        answer: Tensor = self.lm_head(hidden)
-        return answer
 
 
 def _lighter(esm: Any) -> Any:
@@ -107,7 +101,7 @@ def build(source: str, revision: str, max_tokens: int, weights: bool) -> Esm2:
 
 
 def _config(source: str, revision: str) -> EsmConfig:
-    given = read_json(need(source, revision, "config.json"))
+    given = files(source, revision).json("config.json")
     _refuse_other_models(given, source)
     try:
         config = EsmConfig(**given)
@@ -142,18 +136,17 @@ def _compare(config: EsmConfig, vocabulary: Mapping[str, int], source: str) -> N
             raise DataError(f"'{source}' does not fit together: {ids}")
 
 
-@torch.no_grad()
 def _load(backbone: Esm2, source: str, revision: str) -> None:
-    given = read(source, revision)
+    checkpoint = files(source, revision)
+    given = read(checkpoint)
     if backbone.tied:
         # A decoder in the file has to be the embeddings again, which filling one place twice makes sure of.
         given = ((_EMBEDDINGS if name == _DECODER else name, tensor) for name, tensor in given)
     wanted = backbone.state_dict()
     computed = {"esm.rotary_embeddings.inv_freq"} | ({_DECODER} if backbone.tied else set())
-    missing = fill(wanted, given, source) - computed
+    missing = fill(wanted, given, checkpoint, DROPPED) - computed
     head = {name for name in wanted if name.startswith("lm_head.")} - computed
     if head <= missing:
         backbone.lm_head = None
         missing -= head
-    if missing:
-        raise DataError(f"the weights of '{source}' lack {len(missing)} tensors, such as '{min(missing)}'")
+    refuse_missing(missing, checkpoint)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from exapt import BackboneSpec, Checkpoint, Sourced, TokenizerSpec, hookimpl
+from exapt import BackboneSpec, Checkpoint, Sourced, TokenizerSpec, Windowed, hookimpl
 
 if TYPE_CHECKING:
     from exapt.parts import Backbone, Tokenizer
@@ -23,7 +23,7 @@ PROBES = (
 )
 
 
-class Esm2Options(Sourced):
+class Esm2Options(Sourced, Windowed):
     """Options of the ESM-2 models."""
 
     max_tokens: int = Field(
@@ -55,6 +55,7 @@ def _checkpoint(size: str, layers: int, revision: str, parameters: int, width: i
         commercial=True,
         parameters=parameters,
         width=width,
+        context=1024,
         paper=PAPER,
     )
 
@@ -106,4 +107,5 @@ def exapt_backbones() -> Iterable[BackboneSpec]:
         modality="protein",
         probes=PROBES,
         checkpoints=CHECKPOINTS,
+        scorers=("masked-marginal", "pseudo-log-likelihood", "wild-type-marginal"),
     )

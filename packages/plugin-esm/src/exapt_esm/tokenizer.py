@@ -10,7 +10,7 @@ import numpy as np
 
 from exapt import DataError
 from exapt.parts import Encoding, Tokenizer, unit_spans
-from exapt_esm.source import need
+from exapt_esm.weights import files
 
 _SPECIAL = ("<cls>", "<pad>", "<eos>", "<mask>", "X")
 _REFUSED = -1
@@ -18,7 +18,7 @@ _REFUSED = -1
 
 def read_vocabulary(source: str, revision: str) -> dict[str, int]:
     """Return a checkpoint's token ids, read from its ``vocab.txt``; raises ``DataError`` if it is none of ESM-2."""
-    path = need(source, revision, "vocab.txt")
+    path = files(source, revision).need("vocab.txt")
     try:
         tokens = path.read_text(encoding="utf-8").split()
     except UnicodeDecodeError:
@@ -42,6 +42,8 @@ class Esm2Tokenizer(Tokenizer):
 
     def __init__(self, vocabulary: Mapping[str, int], max_unknown: float) -> None:
         self.vocabulary = vocabulary
+        self.mask = vocabulary["<mask>"]
+        self.special = frozenset(index for token, index in vocabulary.items() if token.startswith("<"))
         self._max_unknown = max_unknown
         self._ids = np.full(128, _REFUSED, dtype=np.int64)
         self._unknown = np.zeros(128, dtype=bool)

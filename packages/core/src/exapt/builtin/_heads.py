@@ -35,7 +35,7 @@ class Classification(Head):
         super().__init__()
         self.classes = _known(options.classes)
         self.ignore = options.ignore if isinstance(options, PositionClassificationOptions) else ()
-        self.reads, self.per_unit = reader.reads, reader.per_unit
+        self.reads, self.answers = reader.reads, reader.answers
         self.trunk = Trunk(options, reader, len(self.classes))
         weights = options.class_weights if isinstance(options.class_weights, tuple) else [1.0] * len(self.classes)
         # The options hold the weights already: they are not part of what learning changed.
@@ -47,7 +47,7 @@ class Classification(Head):
 
     def encode(self, label: Any, length: int) -> Array:
         """Return the index of the class [], or of each unit's class [units]; raises ``DataError``."""
-        if not self.per_unit:
+        if not self.ragged:
             return np.asarray(self._index(class_name(label)), dtype=np.int64)
         names = unit_classes(label, self.ignore)
         _check_length(len(names), length)
@@ -172,7 +172,7 @@ class Regression(Head):
         if not targets or not len(options.mean) == len(options.scale) == len(targets):
             raise RecipeError("mean and scale need one number for each target; without them both are inferred")
         self.mean, self.scale = np.asarray(options.mean), np.asarray(options.scale)
-        self.reads, self.per_unit = reader.reads, reader.per_unit
+        self.reads, self.answers = reader.reads, reader.answers
         self.trunk = Trunk(options, reader, len(targets))
 
     def adjust(self, features: Mapping[str, Any]) -> None:
@@ -181,7 +181,7 @@ class Regression(Head):
 
     def encode(self, label: Any, length: int) -> Array:
         """Return the standardised values [targets] or [units], NaN where one is missing; raises ``DataError``."""
-        if self.per_unit:
+        if self.ragged:
             values = [number(value) for value in unit_values(label, characters=False)]
             _check_length(len(values), length)
         else:

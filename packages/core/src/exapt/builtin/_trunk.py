@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from exapt.parts import HeadContext
 class Pool(nn.Module):
     """One vector per example [batch, width]: each input pooled, and all joined."""
 
-    per_unit = False
+    answers: Literal["input", "unit", "token"] = "input"
 
     def __init__(self, options: SequenceOptions, context: HeadContext) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Pool(nn.Module):
 class Units(nn.Module):
     """One vector per unit [batch, units, width]."""
 
-    per_unit = True
+    answers: Literal["input", "unit", "token"] = "unit"
     reads = "tokens"
 
     def __init__(self, options: PositionOptions, context: HeadContext) -> None:

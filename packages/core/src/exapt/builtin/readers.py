@@ -45,9 +45,15 @@ def _fasta(_options: Options, path: Path) -> Reader:
     return Fasta(path)
 
 
+def _vcf(_options: Options, path: Path) -> Reader:
+    from exapt.builtin._vcf import Vcf
+
+    return Vcf(path)
+
+
 @hookimpl
 def exapt_readers() -> Iterable[ReaderSpec]:
-    """Yield CSV, TSV, Parquet, JSONL and FASTA; all but Parquet also compressed with gzip."""
+    """Yield CSV, TSV, Parquet, JSONL, FASTA and VCF; all but Parquet also compressed with gzip."""
     yield ReaderSpec(name="csv", summary="Comma-separated text with a header.", suffixes=(".csv",), build=_csv)
     yield ReaderSpec(name="tsv", summary="Tab-separated text with a header.", suffixes=(".tsv", ".tab"), build=_tsv)
     yield ReaderSpec(name="parquet", summary="Apache Parquet.", suffixes=(".parquet",), build=_parquet)
@@ -57,4 +63,10 @@ def exapt_readers() -> Iterable[ReaderSpec]:
         summary="FASTA: columns id, description, sequence, and one for each key=value of the headers.",
         suffixes=(".fasta", ".fa", ".faa", ".fna", ".fas"),
         build=_fasta,
+    )
+    yield ReaderSpec(
+        name="vcf",
+        summary="VCF: columns id, chrom, position, ref, alt, and a row for each alternative allele.",
+        suffixes=(".vcf",),
+        build=_vcf,
     )

@@ -10,18 +10,20 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from exapt import __version__
-from exapt.cli import compare, doctor, embed, evaluate, inspect, listing, plugins, predict, train
+from exapt.cli import compare, doctor, embed, evaluate, inspect, listing, plugins, predict, score, split, train
 from exapt.errors import ExaptError, did_you_mean
 from exapt.installed import PluginInfo, commands
 
 _CORE: dict[str, click.Command] = {
     command.name or "": command
     for command in (
+        split.split,
         train.train,
         predict.predict,
         evaluate.evaluate,
         compare.compare,
         embed.embed,
+        score.score,
         inspect.inspect,
         listing.list_,
         listing.show,

@@ -7,6 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from exapt.cli.output import note
+from exapt.cli.train import settings_of
 
 
 @click.command()
@@ -18,6 +19,13 @@ from exapt.cli.output import note
     "--pooling", type=click.Choice(["mean", "max", "cls"]), default="mean", help="How a sequence gets its vector."
 )
 @click.option("--layer", default=-1, help="0 embeddings, n after block n, -1 the last.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of backbone or tokenizer, such as backbone.windows=pool.",
+)
 @click.option("--input", "input_", default="sequence", help="Column of the inputs.")
 @click.option("--id", "id_", default="", help="Column of the ids.")
 @click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
@@ -31,6 +39,7 @@ def embed(
     per: str,
     pooling: str,
     layer: int,
+    settings: tuple[str, ...],
     input_: str,
     id_: str,
     reader: str,
@@ -45,7 +54,8 @@ def embed(
     from exapt.embedding import Embedder, embed_file
     from exapt.recipe import DataOptions
 
-    embedder = Embedder.of(backbone, "none" if per == "residue" else pooling, layer, device)
+    chosen = settings_of(settings)
+    embedder = Embedder.of(backbone, "none" if per == "residue" else pooling, layer, device, chosen)
     if embedder.licence:
         note(f"licence of {embedder.licence}")
     options = DataOptions(path=str(data), format=reader, inputs={"sequence": input_}, id=id_)

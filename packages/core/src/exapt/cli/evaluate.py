@@ -16,6 +16,14 @@ from exapt.cli.output import note, number, say_json, say_table
 @click.option("--labels", default="", help="Second table with the labels, joined by id.")
 @click.option("--by", default="", help="Column: give the metrics of each of its values too.")
 @click.option("--part", default="", help="Only the rows of one part, where the data have the recipe's split column.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Table that was learned from: give the metrics by identity to its nearest row too.",
+)
+@click.option(
+    "--leakage", type=click.Path(path_type=Path), help="Write each row's nearest row of --against to this file."
+)
 @click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
 @click.option("--id", "id_", help="Column of the ids.")
 @click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")

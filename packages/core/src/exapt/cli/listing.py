@@ -15,8 +15,28 @@ if TYPE_CHECKING:
     from exapt.plugins import Offer
     from exapt.specs import Options
 
-KINDS = ("backbones", "checkpoints", "tokenizers", "heads", "strategies", "readers", "writers")
-ONE_OF = ("backbone", "checkpoint", "tokenizer", "head", "strategy", "reader", "writer")
+KINDS = (
+    "backbones",
+    "checkpoints",
+    "tokenizers",
+    "heads",
+    "strategies",
+    "augmentations",
+    "scorers",
+    "readers",
+    "writers",
+)
+ONE_OF = (
+    "backbone",
+    "checkpoint",
+    "tokenizer",
+    "head",
+    "strategy",
+    "augmentation",
+    "scorer",
+    "reader",
+    "writer",
+)
 
 
 @click.command("list")
@@ -25,7 +45,7 @@ ONE_OF = ("backbone", "checkpoint", "tokenizer", "head", "strategy", "reader", "
 def list_(kind: str | None, as_json: bool) -> None:
     """List the components of core and of the installed plugins, all of them or those of one KIND.
 
-    KIND is backbones, checkpoints, tokenizers, heads, strategies, readers or writers.
+    KIND is backbones, checkpoints, tokenizers, heads, strategies, augmentations, scorers, readers or writers.
     """
     kinds = [kind] if kind else [one for one in KINDS if one != "checkpoints"]
     found = {one: _rows(one) for one in kinds}
@@ -49,7 +69,7 @@ def list_(kind: str | None, as_json: bool) -> None:
 def show(kind: str, name: str, as_json: bool) -> None:
     """Show one component: its options and their defaults; of a checkpoint, its source, licence and paper.
 
-    KIND is backbone, checkpoint, tokenizer, head, strategy, reader or writer.
+    KIND is backbone, checkpoint, tokenizer, head, strategy, augmentation, scorer, reader or writer.
     """
     facts = _checkpoint(name) if kind == "checkpoint" else _component(kind, name)
     if as_json:
@@ -116,7 +136,7 @@ def _component(kind: str, name: str) -> dict[str, Any]:
         "from": f"{offer.info.distribution} {offer.info.version}",
         "summary": offer.spec.summary,
     }
-    for extra in ("modality", "tokenizer", "accepts", "suffixes"):
+    for extra in ("modality", "tokenizer", "accepts", "scorers", "objective", "modalities", "suffixes"):
         if hasattr(offer.spec, extra):
             facts[extra] = getattr(offer.spec, extra)
     if getattr(offer.spec, "checkpoints", ()):

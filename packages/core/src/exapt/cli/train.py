@@ -94,6 +94,14 @@ def setting(given: str, flag: str) -> tuple[str, Any]:
     return key.strip(), _value(value.strip())
 
 
+def settings_of(given: tuple[str, ...]) -> dict[str, Any]:
+    """Return what ``--set`` says of components, as nested tables."""
+    found: dict[str, Any] = {}
+    for one in given:
+        _put(found, *setting(one, "--set"))
+    return found
+
+
 def _put_components(recipe: dict[str, Any], flags: dict[str, Any]) -> None:
     """Let flags replace the file's components: options said for another one go with it."""
     if flags["backbone"] is not None:

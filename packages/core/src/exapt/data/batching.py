@@ -43,7 +43,8 @@ def collate(encodings: Sequence[Encoding]) -> Batch:
     spans = torch.from_numpy(padded([encoding.spans for encoding in encodings], longest, NO_UNIT))
     tokens = torch.tensor([encoding.tokens for encoding in encodings])
     present = torch.arange(longest)[None] < tokens[:, None]
-    return Batch(arrays, present, spans, torch.tensor([encoding.length for encoding in encodings]))
+    whole = frozenset(arrays) - frozenset(encodings[0].pads)
+    return Batch(arrays, present, spans, torch.tensor([encoding.length for encoding in encodings]), whole)
 
 
 def _side_by_side(encodings: Sequence[Encoding], name: str, longest: int) -> torch.Tensor:

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from exapt.data.columns import check_column, content_digest
+from exapt.data.groups import united
+from exapt.data.labels import class_order
 from exapt.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ Rows = npt.NDArray[np.int64]
 
 PARTS = ("train", "valid", "test")
 _WORDS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
+_SHOWN = 20
 _EMPTY = {
     "valid": "the valid part is empty: the last epoch is kept, and nothing can be selected",
     "test": "the test part is empty: there is no score on unseen rows",
@@ -37,14 +40,21 @@ class Split:
     notes: tuple[str, ...] = ()
 
 
-def split(options: SplitOptions, examples: Examples, strata: Sequence[Any] | None, seed: int) -> Split:
+def split(
+    options: SplitOptions,
+    examples: Examples,
+    strata: Sequence[Any] | None,
+    seed: int,
+    families: Rows | None = None,
+) -> Split:
     """Split by column, by groups or by shares; ``strata`` are the classes, or None where there are none.
 
+    ``families`` [rows] are dealt whole, together with the groups if there are any, where the options ask for homology.
     ``seed`` draws ``train_size`` and ``valid_size``; the split itself has the seed of its options. Raises ``DataError``
     for a column that is not there or a value that names no part, an empty train part, and a size that is not to be had.
     """
     classes = _classes(strata if options.stratify else None, len(examples))
-    assigned, notes = _assigned(options, examples, classes)
+    assigned, notes = _assigned(options, examples, classes, families)
     parts = [np.flatnonzero(assigned == part) for part in range(len(PARTS))]
     if not len(parts[0]):
         raise DataError("the train part is empty: there is nothing to learn from.")
@@ -60,17 +70,60 @@ def _classes(strata: Sequence[Any] | None, rows: int) -> list[str]:
     return [""] * rows if strata is None else [str(value) for value in strata]
 
 
-def _assigned(options: SplitOptions, examples: Examples, classes: Sequence[str]) -> tuple[Rows, list[str]]:
+def _assigned(
+    options: SplitOptions, examples: Examples, classes: Sequence[str], families: Rows | None
+) -> tuple[Rows, list[str]]:
     """Return each row's part [rows], as its place among ``PARTS``, with notes."""
     if options.column:
-        return _by_column(options.column, examples), []
+        return by_column(options, examples), []
     rng = np.random.default_rng(options.seed)
+    if families is not None:
+        # Families are numbers and groups are texts, so that none is taken for another.
+        groups = [_group_names(options.group, examples)] if options.group else []
+        what = f"families at identity {options.homology:g}"
+        said = (f"the sequences are of {{}} {what}", f"the {what}")
+        return _by_groups(united(families.tolist(), *groups).tolist(), said, options.fractions, rng)
     if options.group:
-        return _by_group(options.group, options.fractions, examples, rng)
+        names = _group_names(options.group, examples)
+        said = (f"the group column '{options.group}' has {{}} groups", f"the groups of '{options.group}'")
+        return _by_groups(names, said, options.fractions, rng)
     return _by_share(options.fractions, classes, rng)
 
 
-def _by_column(column: str, examples: Examples) -> Rows:
+def by_column(options: SplitOptions, examples: Examples, *, whole: bool = True) -> Rows:
+    """Return each row's part [rows] as the split column has it; ``whole`` asks that all listed values occur.
+
+    Raises ``DataError`` for a column that is not there, and a value that is of no part or of no row.
+    """
+    if options.valid or options.test:
+        return _by_values(options, examples, whole)
+    return _by_words(options.column, examples)
+
+
+def _by_values(options: SplitOptions, examples: Examples, whole: bool) -> Rows:
+    values = _texts("split", options.column, examples)
+    listed = {**dict.fromkeys(options.valid, 1), **dict.fromkeys(options.test, 2)}
+    missing = [value for value in listed if value not in values]
+    if missing and whole:
+        known = list(class_order(values))
+        more = ", ..." if len(known) > _SHOWN else ""
+        raise DataError(
+            f"the split column '{options.column}' has no '{missing[0]}'. "
+            f"Its values are: {', '.join(known[:_SHOWN])}{more}."
+        )
+    return np.array([listed.get(value, 0) for value in values], np.int64)
+
+
+def _texts(role: str, column: str, examples: Examples) -> list[str]:
+    """Return a column as text. Raises ``DataError`` for an empty cell."""
+    values = _values(column, examples)
+    for row, value in enumerate(values):
+        if value in (None, ""):
+            raise DataError(f"the {role} column '{column}' holds nothing at id '{examples.ids[row]}'.")
+    return [str(value).strip() for value in values]
+
+
+def _by_words(column: str, examples: Examples) -> Rows:
     assigned = np.empty(len(examples), np.int64)
     for row, value in enumerate(_values(column, examples)):
         part = _WORDS.get(str(value).strip().lower())
@@ -88,21 +141,22 @@ def _values(column: str, examples: Examples) -> list[Any]:
     return list(examples.table.column(column).to_pylist())
 
 
-def _by_group(
-    column: str, fractions: Sequence[float], examples: Examples, rng: np.random.Generator
+def _by_groups(
+    names: Sequence[Any], said: tuple[str, str], fractions: Sequence[float], rng: np.random.Generator
 ) -> tuple[Rows, list[str]]:
-    values = _values(column, examples)
-    for row, value in enumerate(values):
-        if value in (None, ""):
-            raise DataError(f"the group column '{column}' holds nothing at id '{examples.ids[row]}'.")
-    groups = _rows_by(str(value) for value in values)
+    """Deal groups whole; ``said`` is how messages count them, and how they call them."""
+    groups = _rows_by(str(name) for name in names)
     wanted = sum(fraction > 0 for fraction in fractions)
     if len(groups) < wanted:
-        raise DataError(f"the group column '{column}' has {len(groups)} groups, too few for {wanted} parts.")
-    assigned = np.empty(len(values), np.int64)
-    for group, part in _dealt(groups, np.array(fractions) * len(values), rng).items():
+        raise DataError(f"{said[0].format(len(groups))}, too few for {wanted} parts.")
+    assigned = np.empty(len(names), np.int64)
+    for group, part in _dealt(groups, np.array(fractions) * len(names), rng).items():
         assigned[groups[group]] = part
-    return assigned, _uneven(assigned, fractions, column)
+    return assigned, _uneven(assigned, fractions, said[1])
+
+
+def _group_names(column: str, examples: Examples) -> list[str]:
+    return _texts("group", column, examples)
 
 
 def _rows_by(keys: Iterable[str]) -> dict[str, list[int]]:
@@ -131,12 +185,12 @@ def _dealt(
     return dealt
 
 
-def _uneven(assigned: Rows, fractions: Sequence[float], column: str) -> list[str]:
+def _uneven(assigned: Rows, fractions: Sequence[float], what: str) -> list[str]:
     shares = np.bincount(assigned, minlength=len(PARTS)) / len(assigned)
     if np.abs(shares - fractions).max() <= 0.05:
         return []
     said = ", ".join(f"{name} {share:.0%}" for name, share in zip(PARTS, shares, strict=True))
-    return [f"the groups of '{column}' are too large to be dealt as asked; the shares are {said}"]
+    return [f"{what} are too large to be dealt as asked; the shares are {said}"]
 
 
 def _by_share(fractions: Sequence[float], classes: Sequence[str], rng: np.random.Generator) -> tuple[Rows, list[str]]:

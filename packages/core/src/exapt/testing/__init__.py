@@ -14,9 +14,11 @@ from exapt.testing._backbone_case import TOLERANCE
 from exapt.testing._check import Check, ConformanceError
 from exapt.testing._run import (
     CHECKS,
+    check_augmentation,
     check_backbone,
     check_head,
     check_plugin,
+    check_scorer,
     check_strategy,
     check_tokenizer,
     inline,
@@ -30,9 +32,11 @@ __all__ = [
     "TOLERANCE",
     "Check",
     "ConformanceError",
+    "check_augmentation",
     "check_backbone",
     "check_head",
     "check_plugin",
+    "check_scorer",
     "check_strategy",
     "check_tokenizer",
     "inline",

@@ -72,14 +72,14 @@ class HeadCase:
     def targets(self, head: Head) -> Tensor:
         """Return all targets as core gives them to the loss."""
         arrays = self.encoded(head)
-        if not head.per_unit:
+        if not head.ragged:
             return torch.from_numpy(np.stack(arrays))
         return torch.from_numpy(padded(arrays, max(map(len, arrays)), head.pad))
 
     def outputs(self, head: Head) -> list[Array]:
         """Return one output per label, padding cut off, as core gives them to ``decode`` and ``metrics``."""
         return [
-            output[:length].numpy() if head.per_unit else output.numpy()
+            output[:length].numpy() if head.ragged else output.numpy()
             for output, length in zip(answer(head, self.features), self.lengths, strict=True)
         ]
 

@@ -44,9 +44,9 @@ def unknown_label_refused(case: HeadCase) -> Faults:
     """A label that the head was not built for, or of another length, is refused in words."""
     head = case.build()
     wrong: list[tuple[Any, int, str]] = [
-        ([_NOT_A_LABEL] * 3, 3, "unknown") if head.per_unit else (_NOT_A_LABEL, 3, "unknown")
+        ([_NOT_A_LABEL] * 3, 3, "unknown") if head.ragged else (_NOT_A_LABEL, 3, "unknown")
     ]
-    if head.per_unit:
+    if head.ragged:
         wrong.append((case.labels[0], case.lengths[0] + 1, "too short"))
     for label, length, what in wrong:
         try:
@@ -98,7 +98,7 @@ def loss_adds_up(case: HeadCase) -> Faults:
 def padding_left_out(case: HeadCase) -> Faults:
     """Targets that only fill up a batch change neither loss nor weight."""
     head = case.build()
-    if not head.per_unit:
+    if not head.ragged:
         return
     output, target = answer(head, case.features), case.targets(head)
     wide_output = torch.cat([output, output[:, -1:]], 1)
@@ -117,7 +117,7 @@ def reads_real_tokens(case: HeadCase) -> Faults:
     together = answer(head, case.features)
     for row, length in enumerate(case.lengths):
         alone = answer(head, rows_of(case.features, [row]))[0]
-        beside = together[row][:length] if head.per_unit else together[row]
+        beside = together[row][:length] if head.ragged else together[row]
         if alone.shape != beside.shape:
             yield f"the answer for input {row} is {list(alone.shape)} alone, but {list(beside.shape)} beside others"
         elif not gap(alone, beside) <= TOLERANCE:
@@ -138,7 +138,7 @@ def same_when_pooled(case: HeadCase) -> Faults:
 def empty_input(case: HeadCase) -> Faults:
     """An input without units gets a finite answer, and none per unit."""
     output = answer(case.learned, {name: features_of([0, *case.lengths]) for name in case.inputs})
-    real = output[1:] if case.learned.per_unit else output
+    real = output[1:] if case.learned.ragged else output
     if not real.isfinite().all():
         yield "an input without units makes the answer not finite"
 
@@ -184,7 +184,7 @@ def one_answer_each(case: HeadCase) -> Faults:
     for name, values in columns.items():
         if len(values) != len(case.labels):
             yield f"column '{name}' has {len(values)} values for {len(case.labels)} inputs"
-        if case.learned.per_unit and [_count(value) for value in values] != list(case.lengths):
+        if case.learned.ragged and [_count(value) for value in values] != list(case.lengths):
             yield f"column '{name}' has {[_count(value) for value in values]} values for {list(case.lengths)} units"
 
 

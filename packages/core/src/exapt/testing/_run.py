@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from exapt.plugins import Plugins, using
-from exapt.specs import BackboneSpec, HeadSpec, Options, Spec, StrategySpec, TokenizerSpec
+from exapt.specs import (
+    AugmentationSpec,
+    BackboneSpec,
+    HeadSpec,
+    Options,
+    ScorerSpec,
+    Spec,
+    StrategySpec,
+    TokenizerSpec,
+)
+from exapt.testing._augmentations import AUGMENTATION_CHECKS, AugmentationCase
 from exapt.testing._backbone_case import BackboneCase
 from exapt.testing._backbones import FEATURE_CHECKS
 from exapt.testing._check import Check, options_of, run_checks
 from exapt.testing._head_case import HeadCase, lengths_of
 from exapt.testing._heads import HEAD_CHECKS
 from exapt.testing._plugins import PLUGIN_CHECKS, PluginCase
+from exapt.testing._scorers import MASKED_LETTERS, PAIRS, SCORER_CHECKS, ScorerCase
 from exapt.testing._strategies import STRATEGY_CHECKS, StrategyCase
 from exapt.testing._tokenizers import TOKENIZER_CHECKS, TokenizerCase
 from exapt.testing._weights import BUILD_CHECKS, LEARNING_CHECKS
@@ -28,6 +39,8 @@ CHECKS: Mapping[str, tuple[Check[Any], ...]] = {
     "backbone": (*BUILD_CHECKS, *FEATURE_CHECKS, *LEARNING_CHECKS),
     "head": HEAD_CHECKS,
     "strategy": STRATEGY_CHECKS,
+    "augmentation": AUGMENTATION_CHECKS,
+    "scorer": SCORER_CHECKS,
 }
 """Every check by kind, in the order in which they run."""
 
@@ -80,7 +93,7 @@ def check_head(
     inputs = tuple(getattr(asked, "inputs", ("sequence",)))
     case = HeadCase(spec, asked, labels, lengths or [1] * len(labels), inputs)
     if lengths is None:
-        case = HeadCase(spec, asked, labels, lengths_of(labels, case.build().per_unit), inputs)
+        case = HeadCase(spec, asked, labels, lengths_of(labels, case.build().ragged), inputs)
     run_checks(f"head '{spec.name}'", case, CHECKS["head"])
 
 
@@ -96,6 +109,26 @@ def check_strategy(
     """Check a strategy on a backbone: the kit's own tiny one, unless another is given. Raises ``ConformanceError``."""
     on = _backbone_case(backbone, backbone_options, tokenizer, inputs)
     run_checks(f"strategy '{spec.name}'", StrategyCase(spec, options_of(spec, options), on), CHECKS["strategy"])
+
+
+def check_augmentation(
+    spec: AugmentationSpec, options: Choice = None, *, inputs: Sequence[Any], tokenizer: TokenizerSpec = LETTERS
+) -> None:
+    """Check an augmentation on inputs that a tokenizer reads before and after. Raises ``ConformanceError``."""
+    case = AugmentationCase(spec, options_of(spec, options), tokenizer, options_of(tokenizer, None), inputs)
+    run_checks(f"augmentation '{spec.name}'", case, CHECKS["augmentation"])
+
+
+def check_scorer(
+    spec: ScorerSpec,
+    options: Choice = None,
+    *,
+    tokenizer: TokenizerSpec = MASKED_LETTERS,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+) -> None:
+    """Check a scorer on pairs of wild type and mutant; those that it refuses are left out. Raises ``ConformanceError``."""
+    case = ScorerCase(spec, options_of(spec, options), tokenizer, options_of(tokenizer, None), pairs)
+    run_checks(f"scorer '{spec.name}'", case, CHECKS["scorer"])
 
 
 def check_plugin(plugin: Any) -> dict[str, str]:
@@ -115,6 +148,11 @@ def _check_offer(spec: Spec, siblings: Sequence[Spec], plugins: Plugins) -> str:
     if isinstance(spec, StrategySpec):
         check_strategy(spec)
         return "checked"
+    if isinstance(spec, ScorerSpec):
+        check_scorer(spec)
+        return "checked"
+    if isinstance(spec, AugmentationSpec):
+        return "call check_augmentation with inputs"
     if isinstance(spec, BackboneSpec):
         return _check_offered_backbone(spec, plugins)
     if isinstance(spec, TokenizerSpec):

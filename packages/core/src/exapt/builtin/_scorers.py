@@ -1,0 +1,175 @@
+"""How the built-in scorers ask: sums of log probabilities of tokens, the mutant's minus those of the wild type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from exapt.builtin.scorers import LogLikelihoodOptions, MaskedMarginalOptions, ScorerOptions
+from exapt.errors import DataError
+from exapt.parts import NO_UNIT, Array, Encoding, Question, Scorer, Tokenizer
+
+_MUTANT, _WILD = 1.0, -1.0
+
+
+class MaskedMarginal(Scorer):
+    """log p(mutant tokens) - log p(wild tokens), with all tokens that differ hidden together (Meier et al. 2021).
+
+    Of overlapping k-mers all those that cover a changed unit differ, so that no neighbour gives it away. Where the
+    numbers of tokens are unequal, what differs is hidden in each of the two, as many tokens as it has there.
+    """
+
+    def __init__(self, options: MaskedMarginalOptions) -> None:
+        self._options = options
+
+    def ask(self, tokenizer: Tokenizer, wild: Any, mutant: Any) -> Iterator[Question]:
+        """Ask of the tokens that differ. Raises ``DataError`` where that is most of an input of another length."""
+        among = _among(tokenizer, self._options)
+        one, other = tokenizer.encode(wild), tokenizer.encode(mutant)
+        before, after = one.arrays[tokenizer.ids], other.arrays[tokenizer.ids]
+        if len(before) == len(after):
+            places = np.flatnonzero(before != after)
+            yield _marginal(_hidden(tokenizer, one, places), places, before, after, among)
+            return
+        unlike = _differing(wild, mutant, one, other, tokenizer)
+        for encoding, places, weight in zip((one, other), unlike, _BOTH, strict=True):
+            self._check(encoding, places)
+            yield _told(_hidden(tokenizer, encoding, places), places, encoding.arrays[tokenizer.ids], weight, among)
+
+    def _check(self, encoding: Encoding, places: Array) -> None:
+        units = int((encoding.spans[:, 0] != NO_UNIT).sum())
+        if len(places) > self._options.max_hidden * units:
+            raise DataError(
+                f"{len(places)} of {units} tokens differ in place, too many to hide at once "
+                f"(max_hidden = {self._options.max_hidden:g}); use the scorer pseudo-log-likelihood"
+            )
+
+
+class WildTypeMarginal(Scorer):
+    """log p(mutant tokens) - log p(wild tokens) where they differ, nothing hidden (Meier et al. 2021)."""
+
+    def __init__(self, options: ScorerOptions) -> None:
+        self._options = options
+
+    def ask(self, tokenizer: Tokenizer, wild: Any, mutant: Any) -> Iterator[Question]:
+        """Ask of the tokens that differ. Raises ``DataError`` where the numbers of tokens are unequal."""
+        one, other = tokenizer.encode(wild), tokenizer.encode(mutant)
+        before, after = one.arrays[tokenizer.ids], other.arrays[tokenizer.ids]
+        if len(before) != len(after):
+            raise DataError(
+                f"the wild type has {len(before)} tokens, the mutant {len(after)}, and wild-type marginals need as many; "
+                "use the scorer pseudo-log-likelihood"
+            )
+        yield _marginal(one, np.flatnonzero(before != after), before, after, _among(tokenizer, self._options))
+
+
+class PseudoLogLikelihood(Scorer):
+    """Sum over tokens of log p(token | all others) (Salazar et al. 2020), mutant minus wild type (Brandes et al. 2023).
+
+    Of overlapping k-mers, all that share a unit with the one in question are hidden with it.
+    """
+
+    def __init__(self, options: ScorerOptions) -> None:
+        self._options = options
+
+    def ask(self, tokenizer: Tokenizer, wild: Any, mutant: Any) -> Iterator[Question]:
+        """Ask of each token that stands for units, in an input of its own."""
+        among = _among(tokenizer, self._options)
+        for value, weight in zip((wild, mutant), _BOTH, strict=True):
+            encoding = tokenizer.encode(value)
+            ids = encoding.arrays[tokenizer.ids]
+            for place in np.flatnonzero(encoding.spans[:, 0] != NO_UNIT):
+                first, last = encoding.spans[place]
+                hidden = _hidden(tokenizer, encoding, _overlapping(encoding, first, last))
+                yield _told(hidden, np.array([place]), ids, weight, among)
+
+
+class LogLikelihood(Scorer):
+    """Sum over tokens of log p(token | those before it), mutant minus wild type (for variants: Nguyen et al. 2023).
+
+    The first token has nothing before it and is not counted.
+    """
+
+    def __init__(self, options: LogLikelihoodOptions) -> None:
+        self._options = options
+
+    def ask(self, tokenizer: Tokenizer, wild: Any, mutant: Any) -> Iterator[Question]:
+        """Ask of all tokens of each of the two at once."""
+        among = _among(tokenizer, self._options)
+        for value, weight in zip((wild, mutant), _BOTH, strict=True):
+            encoding = tokenizer.encode(value)
+            counted = np.flatnonzero((encoding.spans[:, 0] != NO_UNIT) | self._options.special)
+            places = counted[counted > 0] - 1
+            tokens = encoding.arrays[tokenizer.ids][places + 1]
+            yield Question(encoding, places, tokens, np.full(len(places), weight), among)
+
+
+_BOTH = (_WILD, _MUTANT)
+
+
+def _among(tokenizer: Tokenizer, options: ScorerOptions) -> Array | None:
+    if not options.units_only:
+        return None
+    return np.array(sorted(set(tokenizer.vocabulary.values()) - tokenizer.special))
+
+
+def _hidden(tokenizer: Tokenizer, encoding: Encoding, places: Array) -> Encoding:
+    ids = encoding.arrays[tokenizer.ids].copy()
+    ids[places] = tokenizer.mask
+    return replace(encoding, arrays={**encoding.arrays, tokenizer.ids: ids})
+
+
+def _told(encoding: Encoding, places: Array, ids: Array, weight: float, among: Array | None) -> Question:
+    return Question(encoding, places, ids[places], np.full(len(places), weight), among)
+
+
+def _marginal(encoding: Encoding, places: Array, wild: Array, mutant: Array, among: Array | None) -> Question:
+    tokens = np.concatenate([wild[places], mutant[places]])
+    return Question(encoding, np.tile(places, 2), tokens, np.repeat(_BOTH, len(places)), among)
+
+
+def _overlapping(encoding: Encoding, first: int, last: int) -> Array:
+    """Return the tokens that share a unit with those from ``first`` to ``last``."""
+    starts, ends = encoding.spans.T
+    return np.flatnonzero((starts != NO_UNIT) & (starts <= last) & (ends >= first))
+
+
+def _differing(wild: Any, mutant: Any, one: Encoding, other: Encoding, tokenizer: Tokenizer) -> tuple[Array, Array]:
+    """Return the tokens of each of two inputs that the other one does not have, between what they have in common."""
+    if _overlaps(one) or _overlaps(other):
+        head, tail = _common(np.array(list(wild)), np.array(list(mutant)))
+        return _touched(one, head, len(wild) - tail), _touched(other, head, len(mutant) - tail)
+    before, after = one.arrays[tokenizer.ids], other.arrays[tokenizer.ids]
+    head, tail = _common(before, after)
+    return np.arange(head, len(before) - tail), np.arange(head, len(after) - tail)
+
+
+def _overlaps(encoding: Encoding) -> bool:
+    spans = encoding.spans[encoding.spans[:, 0] != NO_UNIT]
+    return bool((spans[1:, 0] <= spans[:-1, 1]).any())
+
+
+def _touched(encoding: Encoding, start: int, stop: int) -> Array:
+    """Return the tokens that cover a unit from ``start`` to ``stop`` (exclusive) or, if that is none, the seam there.
+
+    A token that is the same in both inputs must be hidden too where it would give away what its neighbours cover.
+    """
+    if start < stop:
+        return _overlapping(encoding, start, stop - 1)
+    starts, ends = encoding.spans.T
+    return np.flatnonzero((starts != NO_UNIT) & (starts < start) & (ends >= start))
+
+
+def _common(one: Array, other: Array) -> tuple[int, int]:
+    """Return the lengths of what two arrays begin and end with alike, without overlap."""
+    short = min(len(one), len(other))
+    head = _alike(one[:short], other[:short])
+    return head, _alike(one[head:][::-1][: short - head], other[head:][::-1][: short - head])
+
+
+def _alike(one: Array, other: Array) -> int:
+    unlike = np.flatnonzero(one != other)
+    return int(unlike[0]) if len(unlike) else len(one)

@@ -1,0 +1,61 @@
+"""``exapt split``: a table with a column of parts, and what leaks between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from exapt.cli.output import note, say_json, say_table
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="CSV, JSONL or Parquet file.")
+@click.option("--kind", type=click.Choice(["dna", "protein"]), help="What the sequences are, to compare them.")
+@click.option("--homology", type=float, help="Identity from which two sequences stand in the same part.")
+@click.option("--coverage", type=float, help="Share of the shorter sequence that an alignment must span (0.5).")
+@click.option("--evalue", type=float, help="Chance hits from which an alignment is not significant (0.001).")
+@click.option("--engine", type=click.Choice(["auto", "mmseqs", "pyopal"]), help="What compares the sequences.")
+@click.option("--group", help="Column whose groups must not be torn apart.")
+@click.option("--column", help="Column whose values are dealt out by --valid and --test, such as chromosomes.")
+@click.option("--valid", help="Values of --column whose rows are the valid part, with commas.")
+@click.option("--test", help="Values of --column whose rows are the test part, with commas; others are train.")
+@click.option("--fractions", help="Shares of train, valid and test (0.8,0.1,0.1).")
+@click.option("--seed", type=int, help="Seed of the split.")
+@click.option("--input", "input_", default="sequence", help="Column of the sequences; several with commas.")
+@click.option("--id", "id_", default="", help="Column of the ids.")
+@click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
+@click.option("--name", default="split", help="What the new column is called.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def split(
+    data: Path, out: Path, input_: str, id_: str, reader: str, name: str, overwrite: bool, as_json: bool, **flags: Any
+) -> None:
+    """Write DATA with a column that says train, valid or test.
+
+    With --kind, sequences are compared, DNA on both strands: with --homology, families of related ones stand in one part
+    each; and printed is how many rows stand how near to a row of train.
+    """
+    from exapt.recipe import DataOptions
+    from exapt.splitting import split_file
+
+    kind = flags.pop("kind") or ""
+    given = {**flags, **{key: flags[key].split(",") for key in ("valid", "test", "fractions") if flags[key]}}
+    options = DataOptions(
+        path=str(data), format=reader, inputs={column: column for column in input_.split(",")}, id=id_
+    )
+    done = split_file(options, given, out, kind=kind, name=name, overwrite=overwrite)
+    for line in done.notes:
+        note(line)
+    if as_json:
+        say_json({"rows": done.rows, "families": done.families, "identity": done.leaks})
+        return
+    say_table(("part", "rows"), [(part, f"{count:,}") for part, count in done.rows.items()])
+    if done.leaks:
+        names = next(iter(done.leaks.values()))
+        say_table(
+            ("identity to train", *done.leaks),
+            [(band, *(f"{counts[band]:,}" for counts in done.leaks.values())) for band in names],
+        )

@@ -411,7 +411,7 @@ def test_an_adapter_whose_weights_this_machine_has_not_seen(unusable, adapter, t
 
 def test_an_adapter_whose_plugin_is_disabled(unusable, adapter):
     assert unusable(adapter, env={"EXAPT_DISABLE_PLUGINS": "esm"}) == (
-        "'adapter' needs the plugin exapt-esm 0.1.0, which is not installed (or disabled): pip install exapt-esm"
+        "'adapter' needs the plugin exapt-esm 0.2.0, which is not installed (or disabled): pip install exapt-esm"
     )
 
 

@@ -224,13 +224,13 @@ def test_an_unknown_suffix_lists_those_that_are_read(tmp_path):
     path.write_bytes(b"PK")
     assert refusal(open_table, path) == (
         "no installed reader reads 'genes.xlsx': its name must end in .csv, .fa, .faa, .fas, .fasta, .fna, .jsonl, "
-        ".ndjson, .parquet, .tab, .tsv (or one of these and .gz), or the format be named. See 'exapt list readers'."
+        ".ndjson, .parquet, .tab, .tsv, .vcf (or one of these and .gz), or the format be named. See 'exapt list readers'."
     )
 
 
 def test_an_unknown_format_names_the_nearest():
     assert refusal(open_table, PEPTIDES, "cvs", kind=ComponentError) == (
-        "unknown reader 'cvs'. Did you mean 'csv'? Installed: csv, fasta, jsonl, parquet, tsv."
+        "unknown reader 'cvs'. Did you mean 'csv'? Installed: csv, fasta, jsonl, parquet, tsv, vcf."
     )
 
 

@@ -116,8 +116,8 @@ BROKEN = {
     "misspelt-hook": (
         strategy("x").replace("exapt_strategies", "exapt_strategys"),
         "unknown hook 'exapt_strategys'. Did you mean 'exapt_strategies'? "
-        "Known: exapt_backbones, exapt_heads, exapt_readers, exapt_run_events, exapt_strategies, exapt_tokenizers, "
-        "exapt_writers",
+        "Known: exapt_augmentations, exapt_backbones, exapt_heads, exapt_readers, exapt_run_events, exapt_scorers, "
+        "exapt_strategies, exapt_tokenizers, exapt_writers",
     ),
     "misspelt-argument": (
         "from exapt import hookimpl\nexapt_api = 1\n@hookimpl\ndef exapt_run_events(run, evnt): pass",

@@ -282,3 +282,26 @@ def test_encodings_are_padded_with_their_targets():
     built = head("causal-lm", CausalOptions(), tokenizer, "causal")
     short, long = (built.pose(tokenizer.encode(text), np.random.default_rng(0))[0] for text in ("AC", "ACGTAC"))
     assert collate([short, long])["input_ids"].shape == (2, 7)
+
+
+def test_variants_are_scored_by_what_was_learned(exapt, refused, unlabelled, data, tmp_path):
+    exapt("train", *unlabelled, "--strategy", "full", "--out", tmp_path / "lm")
+    table = tmp_path / "variants.csv"
+    table.write_text("sequence,mutation\nMKTAYIAKQR,K2A\nMKTAYIAKQR,A4W\n")
+    by_adapter = exapt("score", table, "--adapter", tmp_path / "lm").stdout
+    by_backbone = exapt("score", table, *unlabelled[2:4]).stdout
+    assert by_adapter.splitlines()[0] == by_backbone.splitlines()[0]
+    assert by_adapter != by_backbone
+    assert refused("score", table) == "give --backbone, or --adapter: one of them"
+    assert refused("score", table, "--adapter", tmp_path / "lm", "--set", "tokenizer.max_unknown=1") == (
+        "an adapter has the options of its backbone and tokenizer already: only scorer can be set"
+    )
+
+
+def test_an_adapter_of_another_question_scores_no_variants(exapt, refused, flags, tmp_path):
+    exapt("train", *flags(), "--out", tmp_path / "classes")
+    table = tmp_path / "variants.csv"
+    table.write_text("sequence,mutation\nMKTAYIAKQR,K2A\n")
+    assert refused("score", table, "--adapter", tmp_path / "classes") == (
+        "the adapter has no language-model head, such as masked-lm or causal-lm, and cannot score variants"
+    )

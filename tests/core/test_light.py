@@ -28,7 +28,10 @@ LIGHT = {
     "exapt.data",
     "exapt.data.labels",
     "exapt.builtin",
-    *(f"exapt.builtin.{name}" for name in ("heads", "language", "readers", "runlog", "scorers", "strategies", "writers")),
+    *(
+        f"exapt.builtin.{name}"
+        for name in ("heads", "language", "readers", "runlog", "scorers", "strategies", "writers")
+    ),
     *(f"exapt.cli.{path.stem}" for path in (ROOT / "cli").glob("*.py") if path.stem != "__init__"),
     "exapt.cli",
 }

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         WriterSpec,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Names are fetched when first asked for, so that `import exapt`, and with it every plugin and `--help`, stays light.
 _HOMES = {

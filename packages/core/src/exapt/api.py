@@ -115,7 +115,7 @@ def embed(
 
 def score(
     variants: Sequence[tuple[str, str]] | str | Path,
-    backbone: str,
+    backbone: str | Adapted,
     *,
     scorer: str = "",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -126,14 +126,18 @@ def score(
     device: str = "",
     **table: Any,
 ) -> list[float | None] | None:
-    """Return the scores of variants under a backbone as it was published, without labels.
+    """Return the scores of variants, without labels: under a backbone as published, or an adapter of a language model.
 
     ``variants`` are pairs of a wild type and a mutant, or the path of a table, for which ``table`` holds the options of
     ``exapt.scores.score_file``, such as ``reference``. Above 0 the model expects the mutant more, in natural logarithms;
     a row that cannot have a score has None. ``settings`` holds options of the ``scorer``, the ``backbone`` and the
     ``tokenizer``. With ``out`` everything streams from file to file and None is returned.
     """
-    scoring = Scoring.of(backbone, Choice(scorer, settings or {}, average, context, precision), device)
+    choice = Choice(scorer, settings or {}, average, context, precision)
+    if isinstance(backbone, str):
+        scoring = Scoring.of(backbone, choice, device)
+    else:
+        scoring = Scoring.of_adapter(backbone, choice, device)
     if not isinstance(variants, (str, Path)):
         return score_pairs(scoring, variants)
     if table.get("reference"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from exapt import device as devices
+from exapt.adapted import Adapted
 from exapt.building import Unknown, build, build_backbone, build_tokenizer, encode_one, refuse_mistaken
 from exapt.data.variants import Unscored, Variant
 from exapt.embedding import named_parts
@@ -74,6 +75,29 @@ class Scoring:
         licence = "" if free or checkpoint is None else f"{backbone}: {checkpoint.licence}, no commercial use"
         parts = Parts(backbone, (chosen, reads), tokenizer, model, model.language)
         return cls.with_head(parts, scored_by, views, choice, device, licence)
+
+    @classmethod
+    def of_adapter(cls, adapted: Adapted, choice: Choice | None = None, device: str = "") -> Scoring:
+        """Make an adapter that learned a language model's objective score.
+
+        Raises ``RecipeError`` if it has no such head, and for options of backbone or tokenizer, which it has already.
+        """
+        plugins, choice, resolved = current(), choice or Choice(), adapted.resolved
+        if _own_settings(choice):
+            raise RecipeError(
+                "an adapter has the options of its backbone and tokenizer already: only scorer can be set"
+            )
+        heads = [adapted.model.head(name).language for name in adapted.model.heads]
+        learned = [language for language in heads if language is not None]
+        if not learned:
+            raise RecipeError(
+                "the adapter has no language-model head, such as masked-lm or causal-lm, and cannot score variants"
+            )
+        made_of = (resolved.backbone, resolved.tokenizer)
+        scored_by = _scorer(plugins, resolved.backbone, adapted.name, choice)
+        views = [_view(plugins, resolved.backbone, name) for name in choice.average]
+        parts = Parts(adapted.name, made_of, adapted.tokenizer, adapted.model.backbone, learned[0])
+        return cls.with_head(parts, scored_by, views, choice, device)
 
     @classmethod
     def with_head(

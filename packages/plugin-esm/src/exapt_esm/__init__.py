@@ -1,3 +1,3 @@
 """The ESM-2 protein language models as an exapt plugin."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

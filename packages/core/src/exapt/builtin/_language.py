@@ -43,6 +43,11 @@ class Language(Head):
         # A backbone's own parameters may be at rest already: what is copied here is to learn.
         self.decoder.requires_grad_(True)
 
+    @property
+    def language(self) -> LanguageModel:
+        """The head that learned on."""
+        return LanguageModel(self.decoder, self.objective)
+
     def forward(self, features: Mapping[str, Any]) -> Tensor:
         """Return logits [batch, tokens, vocabulary]."""
         logits: Tensor = self.decoder(features[self.input].hidden)

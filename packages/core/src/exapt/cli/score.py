@@ -9,11 +9,15 @@ import rich_click as click
 
 from exapt.cli.output import note
 from exapt.cli.train import setting, settings_of
+from exapt.errors import RecipeError
 
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--backbone", required=True, help="Pretrained model: a checkpoint, or FAMILY:PATH_OR_REPO.")
+@click.option("--backbone", default="", help="Pretrained model: a checkpoint, or FAMILY:PATH_OR_REPO.")
+@click.option(
+    "--adapter", type=click.Path(path_type=Path), help="Adapter that went on with pretraining, in place of --backbone."
+)
 @click.option("--scorer", default="", help="How to score (default: what suits the backbone).")
 @click.option(
     "--set",
@@ -42,6 +46,7 @@ from exapt.cli.train import setting, settings_of
 def score(
     data: Path,
     backbone: str,
+    adapter: Path | None,
     scorer: str,
     settings: tuple[str, ...],
     context: int | None,
@@ -60,10 +65,17 @@ def score(
     score above 0 says that the model expects the mutant more than the wild type (natural logarithms).
     """
     chosen, named = settings_of(settings), dict(setting(one, "--column") for one in columns)
+    if bool(backbone) == bool(adapter):
+        raise RecipeError("give --backbone, or --adapter: one of them")
+    from exapt import api
     from exapt.scores import score_file
     from exapt.scoring import Choice, Scoring
 
-    scoring = Scoring.of(backbone, Choice(scorer, chosen, average, context, precision), device)
+    choice = Choice(scorer, chosen, average, context, precision)
+    if adapter:
+        scoring = Scoring.of_adapter(api.load(adapter, device=device), choice, device)
+    else:
+        scoring = Scoring.of(backbone, choice, device)
     if scoring.licence:
         note(f"licence of {scoring.licence}")
     named = {what: str(column) for what, column in named.items()}

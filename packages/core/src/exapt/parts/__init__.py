@@ -1,0 +1,36 @@
+"""The contract of the heavy half: what a tokenizer, a backbone, a head and a strategy are, and what passes between them.
+
+Sizes are written [batch, tokens, width]. A *unit* is what a biologist counts: a residue, a base, a gene; a *token* is
+what a model reads. Core alone pads, buckets and moves to a device; a part never does.
+"""
+
+from __future__ import annotations
+
+from exapt.parts.backbone import Backbone, LanguageModel, Windows, cast_features
+from exapt.parts.head import Head, HeadContext
+from exapt.parts.inputs import NO_UNIT, Array, Batch, Encoding, Features, Pooled, Pooling, Tokenizer, unit_spans
+from exapt.parts.transfer import Augmentation, Changed, Learns, Question, Scorer, Strategy
+
+__all__ = [
+    "NO_UNIT",
+    "Array",
+    "Augmentation",
+    "Backbone",
+    "Batch",
+    "Changed",
+    "Encoding",
+    "Features",
+    "Head",
+    "HeadContext",
+    "LanguageModel",
+    "Learns",
+    "Pooled",
+    "Pooling",
+    "Question",
+    "Scorer",
+    "Strategy",
+    "Tokenizer",
+    "Windows",
+    "cast_features",
+    "unit_spans",
+]

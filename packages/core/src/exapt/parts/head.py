@@ -1,0 +1,103 @@
+"""What is asked: a head, and what it is built from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from exapt.errors import RecipeError
+from exapt.parts.backbone import LanguageModel
+from exapt.parts.inputs import Array, Encoding, Tokenizer
+
+
+@dataclass(frozen=True)
+class HeadContext:
+    """What a head is built from: the width of each input's features, and what it needs to pose questions of its own.
+
+    ``language`` maps inputs to the pretrained language model of their backbone, where it has one; ``tokenizer`` makes
+    the encodings of all inputs.
+    """
+
+    widths: Mapping[str, int]
+    language: Mapping[str, LanguageModel] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+
+
+class Head(nn.Module, ABC):
+    """A question: it reads features, and has its own loss, its own metrics and its own words for the answer."""
+
+    reads: str = "tokens"
+    """The pooling without parameters that this head reads (``mean``, ``max``, ``cls``), or ``tokens`` for the whole."""
+    answers: Literal["input", "unit", "token"] = "input"
+    """What ``forward`` answers for: an input, [batch, ...], each of its units, [batch, units, ...], or tokens."""
+    labelled: bool = True
+    """Whether its targets are labels of the data; if not, ``pose`` makes them of the input itself."""
+    pad: float = -100
+    """What fills up targets of unequal length; ``weigh`` and ``loss`` leave it out."""
+    metric: str
+    """The metric by which the best epoch is chosen, unless the recipe names another."""
+
+    @property
+    def language(self) -> LanguageModel | None:
+        """The language model that it learned, for variants to be scored by; None if it is no such head."""
+        return None
+
+    @property
+    def ragged(self) -> bool:
+        """Whether inputs differ in how many answers they have: one for each unit or token."""
+        return self.answers != "input"
+
+    def adjust(self, features: Mapping[str, Any]) -> None:
+        """See the features of some training examples of a frozen backbone, once, before training: to set a normalisation.
+
+        It is not called where the backbone learns, since its features then move.
+        """
+
+    def encode(self, label: Any, length: int) -> Array:
+        """Return one label as a target array: [] or [targets] per input, [units] where it answers per unit.
+
+        Raises ``DataError`` for a label that the head does not know or whose length differs from the input's.
+        """
+        raise RecipeError(f"{type(self).__name__} takes no labels")
+
+    def pose(self, encoding: Encoding, rng: np.random.Generator) -> tuple[Encoding, Array]:
+        """Return an input as the model is to see it (such as with tokens hidden), and the target [tokens].
+
+        Asked only of heads without labels, anew each time an input is seen in training; all chance is to come from
+        ``rng``.
+        """
+        raise RecipeError(f"{type(self).__name__} learns from labels")
+
+    def condense(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return what of a batch's outputs is kept until all rows are measured: all of it, unless that is too much.
+
+        Only of heads without labels; ``loss``, ``decode`` and ``metrics`` then meet what was kept.
+        """
+        return output
+
+    @abstractmethod
+    def forward(self, features: Mapping[str, Any]) -> Tensor:
+        """Answer: [batch, answers], or [batch, units or tokens, answers], as ``answers`` says. ``features`` maps inputs to
+        ``Features`` (or ``Pooled``, if ``reads`` is a pooling).
+        """
+
+    @abstractmethod
+    def weigh(self, target: Tensor) -> Tensor:
+        """Return the summed weight [] of the targets that count; the loss is divided by it over the whole step."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the weighted *sum* [] of the losses of all targets that count."""
+
+    @abstractmethod
+    def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
+        """Put outputs, one array per input (padding cut off), into words: columns such as ``prediction``."""
+
+    @abstractmethod
+    def metrics(self, outputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
+        """Return the metrics of outputs against targets, one array per input each."""

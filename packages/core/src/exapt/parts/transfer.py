@@ -1,0 +1,91 @@
+"""What transfer adds: strategies, changes of the inputs, and scores without labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from exapt.parts.backbone import Backbone
+from exapt.parts.inputs import Array, Encoding, Tokenizer
+
+
+@dataclass(frozen=True)
+class Learns:
+    """Parameters of the backbone, by name, that learn, at a multiple ``rate`` of the recipe's learning rate."""
+
+    names: frozenset[str] = field(default_factory=frozenset)
+    rate: float = 1.0
+
+
+class Strategy:
+    """How knowledge is transferred. The base class transfers frozen features: nothing of the backbone learns."""
+
+    pretrained: bool = True
+    """Whether the pretrained weights are used; if not, the same architecture starts from fresh ones."""
+
+    def prepare(self, backbone: Backbone) -> None:
+        """Add to the backbone what the strategy needs, before anything is set to learn."""
+
+    def learns(self, backbone: Backbone) -> Iterable[Learns]:
+        """Say what of the backbone learns. Raises ``RecipeError`` if the strategy fits nothing of this backbone."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An input after a change.
+
+    ``units`` [units] says of each unit which one of the input it was before, ``NO_UNIT`` for a new one; None where every
+    unit stayed in its place.
+    """
+
+    value: Any
+    units: Array | None = None
+
+
+class Augmentation:
+    """Changes inputs without changing what they mean, before they are encoded."""
+
+    trains: bool = True
+    """Whether ``change`` does anything, so that no features can be kept of training rows."""
+
+    def change(self, value: Any, rng: np.random.Generator) -> Changed:
+        """Return a training input, changed at random; all chance is to come from ``rng``."""
+        return Changed(value)
+
+    def views(self, value: Any) -> Sequence[Changed]:
+        """Return other views of an input: the answers for all of them are averaged with the answer for itself."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a scorer asks of a language model: how probable are some tokens at some places of one input.
+
+    ``places`` [asked] are token positions of ``encoding``, ``tokens`` [asked] the ids that might stand there, ``weights``
+    [asked] what their natural-log probabilities count in the score. A masked model answers of the token at a place, a
+    causal one of the token after it. ``among`` are the ids that share the probability; None for the whole vocabulary.
+    """
+
+    encoding: Encoding
+    places: Array
+    tokens: Array
+    weights: Array
+    among: Array | None = None
+
+
+class Scorer(ABC):
+    """Tells the effect of a variant from what a pretrained language model expects, without labels."""
+
+    @abstractmethod
+    def ask(self, tokenizer: Tokenizer, wild: Any, mutant: Any) -> Iterable[Question]:
+        """Yield what to ask about a pair of inputs.
+
+        The score is the sum of all answers by their weights: above 0 where the model expects the mutant more than the
+        wild type. Equal encodings cost one pass, whoever asks. Raises ``DataError``, saying which other scorer to use,
+        for a pair that this one cannot compare.
+        """

@@ -305,3 +305,10 @@ def test_an_adapter_of_another_question_scores_no_variants(exapt, refused, flags
     assert refused("score", table, "--adapter", tmp_path / "classes") == (
         "the adapter has no language-model head, such as masked-lm or causal-lm, and cannot score variants"
     )
+
+
+def test_whether_pretraining_helped_can_be_asked_without_labels(exapt, unlabelled):
+    words = (*unlabelled, "--strategy", "full", "--seeds", "0,1", "--json", "--set", "training.epochs=1")
+    said = json.loads(exapt("compare", *words).stdout)
+    assert said["metric"] == "perplexity"
+    assert len(said["contenders"]) == 2

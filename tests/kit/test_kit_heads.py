@@ -237,7 +237,7 @@ FAULTS = [
         "same-when-pooled: answers differ by 1.1 over kept features; at most 1e-05 is allowed",
     ),
     (of(LearnsInVain), "all-of-it-learns: 'unused.weight' gets no gradient"),
-    (of(LearnsNothing), "all-of-it-learns: the loss is 6.592 before and 6.592 after learning 6 labels"),
+    (of(LearnsNothing), "all-of-it-learns: the loss is 6.592 before and 6.592 after learning 6 inputs"),
     (of(EmptyBreaks), "empty-input: an input without units makes the answer not finite"),
     (of(WordsMixedUp), "labels-come-back: the label 'gut' comes back as 'skin'"),
     (of(RowLost), "one-answer-each: column 'confidence' has 5 values for 6 inputs"),

@@ -134,10 +134,11 @@ def score(
     ``tokenizer``. With ``out`` everything streams from file to file and None is returned.
     """
     choice = Choice(scorer, settings or {}, average, context, precision)
-    if isinstance(backbone, str):
-        scoring = Scoring.of(backbone, choice, device)
-    else:
-        scoring = Scoring.of_adapter(backbone, choice, device)
+    scoring = (
+        Scoring.of(backbone, choice, device)
+        if isinstance(backbone, str)
+        else Scoring.of_adapter(backbone, choice, device)
+    )
     if not isinstance(variants, (str, Path)):
         return score_pairs(scoring, variants)
     if table.get("reference"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,26 +26,38 @@ _ENOUGH_LETTERS = 60
 
 def build(chosen: Chosen, *arguments: Any) -> Any:
     """Build a component. Raises ``PluginError``, naming it and its distribution, if its own code fails."""
-    spec, info = chosen.offer.spec, chosen.offer.info
     try:
-        return spec.build(chosen.options, *arguments)
+        return chosen.offer.spec.build(chosen.options, *arguments)
     except (ExaptError, MemoryError):
         raise
     # Whatever a plugin's code raises is reported as that plugin's fault, with the cause kept for a traceback.
     except Exception as error:
-        raise PluginError(
-            f"{spec.kind} '{spec.name}' of {info.distribution} cannot be built: {_said(error)}"
-        ) from error
+        raise _failed(chosen, "cannot be built", error) from error
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _failed(chosen: Chosen, how: str, error: Exception) -> PluginError:
+    spec, info = chosen.offer.spec, chosen.offer.info
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return PluginError(f"{spec.kind} '{spec.name}' of {info.distribution} {how}: {said}")
 
 
 def build_tokenizer(chosen: Chosen) -> Tokenizer:
     """Build a tokenizer."""
     tokenizer: Tokenizer = build(chosen)
     return tokenizer
+
+
+def inferred_tokenizer(resolved: Resolved) -> Resolved:
+    """Return a recipe with what only the files of the checkpoint know written into the tokenizer's options."""
+    chosen = resolved.tokenizer
+    try:
+        options = chosen.offer.spec.infer(chosen.options)
+    except (ExaptError, MemoryError):
+        raise
+    # As in ``build``.
+    except Exception as error:
+        raise _failed(chosen, "cannot be built", error) from error
+    return replace(resolved, tokenizer=replace(chosen, options=options))
 
 
 def build_strategies(resolved: Resolved) -> list[Strategy]:
@@ -169,10 +182,7 @@ def encode_one(tokenizer: Tokenizer, value: Any, name: str, backbone: Chosen, re
         raise
     # As in ``build``: whatever else a plugin's code raises is that plugin's fault.
     except Exception as error:
-        spec, info = reads.offer.spec, reads.offer.info
-        raise PluginError(
-            f"{spec.kind} '{spec.name}' of {info.distribution} fails on '{name}': {_said(error)}"
-        ) from error
+        raise _failed(reads, f"fails on '{name}'", error) from error
 
 
 def refuse_mistaken(tokenizer: Tokenizer, values: Sequence[Any], family: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from exapt.baseline import fit_baseline
-from exapt.building import build
+from exapt.building import build, build_backbone, build_heads, build_tokenizer
 from exapt.errors import RecipeError
 from exapt.events import Event, Listener, Run
 from exapt.labelled import Table, read_table
@@ -173,7 +173,10 @@ def _metric(recipe: Recipe) -> str:
 
 
 def _head(resolved: Resolved) -> Head:
-    (chosen,) = resolved.heads.values()
+    ((name, chosen),) = resolved.heads.items()
+    if not chosen.offer.spec.labelled:
+        # It is made of its backbone's language model.
+        return build_heads(resolved, build_backbone(resolved.backbone), 0, build_tokenizer(resolved.tokenizer))[name]
     head: Head = build(chosen, HeadContext(dict.fromkeys(resolved.recipe.data.inputs, 1)))
     return head
 

@@ -35,6 +35,7 @@ def score_table(
     columns: Mapping[str, str] | None = None,
     reader: str = "",
     skip_mismatches: bool = False,
+    skip_incomparable: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[pa.RecordBatch]:
@@ -49,7 +50,8 @@ def score_table(
             piece = pa.Table.from_batches([batch.slice(begin, _ROWS)])
             variants = list(table.variants(piece))
             unscored += (one for one in variants if isinstance(one, Unscored))
-            scores = pa.array(scoring.scores(variants, unknown), pa.float32())
+            left_out = unscored if skip_incomparable else None
+            scores = pa.array(scoring.scores(variants, unknown, left_out), pa.float32())
             yield pa.record_batch({**table.shown(piece), "score": scores})
             rows += piece.num_rows
             progress(rows)

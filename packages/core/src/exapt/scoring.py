@@ -126,23 +126,45 @@ class Scoring:
             licence=licence,
         )
 
-    def scores(self, variants: Sequence[Variant | Unscored], unknown: Unknown | None = None) -> list[float | None]:
+    def scores(
+        self,
+        variants: Sequence[Variant | Unscored],
+        unknown: Unknown | None = None,
+        unscored: list[Unscored] | None = None,
+    ) -> list[float | None]:
         """Return the score of each variant, in natural logarithms, above 0 where the mutant is expected more.
 
-        Raises ``DataError``, with the variant, for letters that the model cannot read and for what it has no room for.
+        Pairs that the scorer cannot compare are added to ``unscored``, where it is given, and have no score. Raises
+        ``DataError``, with the variant, for them otherwise, for letters that the model cannot read, and for what it has
+        no room for.
         """
         pairs = {row: self._pairs(one, unknown) for row, one in enumerate(variants) if isinstance(one, Variant)}
         refuse_mistaken(self.tokenizer, [pair[0] for some in pairs.values() for pair in some], self.name)
-        asked = (
-            (row, question)
-            for row, some in pairs.items()
-            for wild, mutant in some
-            for question in self._questions(variants[row].where, wild, mutant)
-        )
-        totals = self.expectations.sums(asked, len(variants))
+        totals = self.expectations.sums(self._asked(variants, pairs, unscored), len(variants))
         # In the precision of the passes: more digits would differ from one order of rows to another.
         means = {row: float(np.float32(totals[row] / len(some))) for row, some in pairs.items()}
         return [means.get(row) for row in range(len(variants))]
+
+    def _asked(
+        self,
+        variants: Sequence[Variant | Unscored],
+        pairs: dict[int, list[tuple[Any, Any]]],
+        unscored: list[Unscored] | None,
+    ) -> Iterator[tuple[int, Question]]:
+        """Yield each row's questions; a row that cannot be asked leaves ``pairs``, where ``unscored`` takes it up."""
+        for row, some in list(pairs.items()):
+            where = variants[row].where
+            try:
+                # All of a row's before the first of them is asked: half a row has no score.
+                questions = [one for wild, mutant in some for one in self._questions(where, wild, mutant)]
+            except DataError:
+                if unscored is None:
+                    raise
+                unscored.append(Unscored(where, "a change that the scorer cannot compare with the wild type"))
+                del pairs[row]
+                continue
+            for question in questions:
+                yield row, question
 
     def _pairs(self, variant: Variant, unknown: Unknown | None) -> list[tuple[Any, Any]]:
         """Return wild type and mutant, cut to what the model takes, and every view of the two."""

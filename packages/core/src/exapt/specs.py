@@ -110,11 +110,16 @@ class WriterSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec(Spec):
-    """How an input becomes tokens. Options derived from ``Sourced`` receive the backbone's source and revision."""
+    """How an input becomes tokens. Options derived from ``Sourced`` receive the backbone's source and revision.
+
+    ``infer(options)`` writes what only the checkpoint's files know into the options, so that a recipe that is kept has
+    nothing left to infer.
+    """
 
     kind: ClassVar[str] = "tokenizer"
 
     build: Callable[[Any], Tokenizer]
+    infer: Callable[[Any], Any] = field(default=lambda options: options)
 
 
 @dataclass(frozen=True, kw_only=True)

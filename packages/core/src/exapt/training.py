@@ -22,6 +22,7 @@ from exapt.building import (
     build_strategies,
     build_tokenizer,
     encode,
+    inferred_tokenizer,
     probe_inputs,
     refuse_too_long,
     source_of,
@@ -67,6 +68,7 @@ def run(
     if start is not None:
         resolved = adopted(resolved, start)
     folder = run_folder(out, resume)
+    resolved = inferred_tokenizer(resolved)
     table = read_table(resolved)
     resolved = resolved.infer(table.labels("train"))
     with claimed(folder, resume), Broadcast(plugins, Run(folder, resolved.as_recipe()), listeners) as tell:

@@ -6,7 +6,6 @@ For plugins. Every tensor is accounted for: ``fill`` refuses what a model does n
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,6 +20,8 @@ from exapt.errors import DataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
+# How torch names what a pickle wants to call.
+_CODE = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,28 @@ class Files:
             yield from read_tensors(path).items()
 
     def _weights(self) -> list[Path]:
-        for name in _WHOLE:
+        # Of what is in the cache nobody need ask the hub, which a machine without a network waits long for.
+        there = next((name for name in _WHOLE if _cached(self.source, self.revision, name)), "")
+        for name in (there,) if there else _WHOLE:
             whole = self.find(name)
             if whole is not None:
                 return [whole]
             index = self.find(f"{name}.index.json")
             if index is not None:
-                shards = read_json(index).get("weight_map", {})
-                return [self.need(shard) for shard in sorted(set(shards.values()))]
+                return [self.need(shard) for shard in _shards(index)]
         raise DataError(self.lacking(" or ".join(_WHOLE)))
+
+
+def _shards(index: Path) -> list[str]:
+    places = read_json(index).get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) and all(map(_is_file_name, places.values())) else set()
+    if not names:
+        raise DataError(f"'{index}' is no index of weights; download it again")
+    return sorted(names)
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and bool(name) and Path(name).name == name
 
 
 def _folder(source: str) -> Path | None:
@@ -99,6 +112,14 @@ def _folder(source: str) -> Path | None:
 
 def _article(word: str) -> str:
     return "an" if word[0] in "AEIO" else "a"
+
+
+def _cached(repository: str, revision: str, name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    if not revision or not _HUB_ID.fullmatch(repository) or _folder(repository) is not None:
+        return False
+    return isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
 
 
 def _from_hub(repository: str, revision: str, name: str) -> Path | None:
@@ -152,7 +173,15 @@ def read_saved(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+    except MemoryError:
+        raise
+    # A damaged pickle leads its reader anywhere, and so fails in any way at all.
+    except Exception as error:
+        code = _CODE.search(str(error))
+        if code:
+            raise DataError(
+                f"'{path}' asks for '{code[1]}' to be run, which exapt does not do; take the weights as safetensors"
+            ) from None
         raise DataError(f"'{path}' is damaged, cut short, or holds more than tensors; download it again") from None
 
 
@@ -173,8 +202,8 @@ def fill(
     """Copy tensors into those of a model by name, and return the names that were not given.
 
     ``dropped`` maps the names, or beginnings of names, that the model leaves out on purpose to the reason. Raises
-    ``DataError`` for any other tensor that the model does not have, that has another shape, or that is given twice with
-    different values.
+    ``DataError`` for any other tensor that the model does not have, that has another shape, that is of whole numbers where
+    the model's are not, or that is given twice with different values.
     """
     filled: set[str] = set()
     for name, tensor in given:
@@ -186,6 +215,9 @@ def fill(
         if place.shape != tensor.shape:
             shapes = f"{list(tensor.shape)}, where its config.json asks for {list(place.shape)}"
             raise DataError(f"'{name}' in the weights of '{files.source}' has the shape {shapes}")
+        if tensor.is_floating_point() != place.is_floating_point():
+            kinds = f"'{name}' as {tensor.dtype}, where {files.model} has {place.dtype}"
+            raise DataError(f"the weights of '{files.source}' hold {kinds}; they are of another kind or damaged")
         if name in filled and not torch.equal(place, tensor.to(place)):
             raise DataError(f"the weights of '{files.source}' hold two different tensors for '{name}'")
         place.copy_(tensor)

@@ -9,9 +9,9 @@ import numpy as np
 
 from exapt.parts import NO_UNIT, Augmentation, Changed
 from exapt_dna.augmentations import PointMutationOptions, ReverseComplementOptions, ShiftOptions
+from exapt_dna.letters import BASES
 
 _PAIRS = str.maketrans("ACGTURYSWKMBDHVNacgturyswkmbdhvn", "TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn")
-_BASES = "ACGT"
 
 
 def reverse_complement(sequence: str) -> str:
@@ -74,7 +74,7 @@ class PointMutation(Augmentation):
 
 
 def _other(letter: str, choice: int) -> str:
-    others = [base for base in _BASES if base != letter.upper()]
-    if len(others) > 3:
+    if letter.upper() not in BASES:
         return letter
+    others = [base for base in BASES if base != letter.upper()]
     return others[choice] if letter.isupper() else others[choice].lower()

@@ -11,6 +11,7 @@ from exapt.weights import Files
 from exapt_dna.kmers import Vocabulary
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Shape(BaseModel):
@@ -27,8 +28,8 @@ class Shape(BaseModel):
     max_position_embeddings: PositiveInt
     hidden_dropout_prob: Dropout = 0.1
     attention_probs_dropout_prob: Dropout = 0.1
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
+    layer_norm_eps: Positive = 1e-12
+    initializer_range: Positive = 0.02
     pad_token_id: int | None = None
     mask_token_id: int | None = None
     position_embedding_type: str = "absolute"

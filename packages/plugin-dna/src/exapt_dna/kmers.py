@@ -29,9 +29,15 @@ def read_vocabulary(files: Files, special: Iterable[str], single: str) -> Vocabu
     """
     path = files.need("vocab.txt")
     try:
-        tokens = path.read_text(encoding="utf-8").split()
+        # A token's id is the number of its line.
+        tokens = path.read_text(encoding="utf-8").rstrip().splitlines()
     except UnicodeDecodeError:
         raise DataError(f"'{path}' is not a text file; download it again") from None
+    odd = next((line for line, token in enumerate(tokens, 1) if token.split() != [token]), 0)
+    if odd:
+        raise DataError(
+            f"'{path}' is no vocabulary of {files.model}: line {odd} holds not one token, but {tokens[odd - 1]!r}"
+        )
     words = {token for token in tokens if token[0] not in "[<"}
     fault = (
         _lacking(tokens, [*special, *single])

@@ -28,7 +28,7 @@ def read(value: Any, options: DnaTokenizerOptions) -> tuple[str, int]:
         _refuse(text)
     text = text.upper() if options.case == "upper" else text
     unknown = len(text) - sum(map(text.count, BASES))
-    if unknown > options.max_unknown * len(text):
+    if unknown and unknown / len(text) > options.max_unknown:
         which = ", ".join(sorted(set(text) - set(BASES)))
         raise DataError(
             f"{unknown} of {len(text)} letters ({which}) are unknown to the model, "

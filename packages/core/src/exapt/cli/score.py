@@ -37,6 +37,11 @@ from exapt.errors import RecipeError
     "--column", "columns", multiple=True, metavar="WHAT=COLUMN", help="Column of DATA, if it is called otherwise."
 )
 @click.option("--skip-mismatches", is_flag=True, help="Leave rows whose ref is not in the sequence without a score.")
+@click.option(
+    "--skip-incomparable",
+    is_flag=True,
+    help="Leave rows that the scorer cannot compare, such as insertions under 6-mers, without a score.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV, Parquet or JSONL file; else CSV on stdout.")
 @click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
 @click.option("--format", "format_", default="", help="Writer to use, if the file's suffix does not tell.")

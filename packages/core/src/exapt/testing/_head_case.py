@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,37 @@ from exapt.specs import HeadSpec, Options
 WIDTH = 16
 _UNITS = (6, 3, 8, 5)
 _STEPS = 300
+
+
+class AnyHeadCase(Protocol):
+    """A head under test, whether it learns from labels or poses its own questions."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """How many answers each input has, where their number differs from input to input."""
+
+    @property
+    def features(self) -> Mapping[str, Features]:
+        """The features that are answered from, by input."""
+
+    @property
+    def learned(self) -> Head:
+        """The head after it has learned by heart."""
+
+    def build(self, seed: int = 0) -> Head:
+        """Build the head in evaluation mode, with torch's generator at a seed."""
+
+    def loss(self, head: Head) -> Tensor:
+        """Return the summed loss [] of all inputs."""
+
+    def encoded(self, head: Head) -> list[Array]:
+        """Return the target of every input."""
+
+    def targets(self, head: Head) -> Tensor:
+        """Return all targets as core gives them to the loss."""
+
+    def outputs(self, head: Head) -> list[Array]:
+        """Return one output per input as core gives them to ``decode`` and ``metrics``."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +81,7 @@ class HeadCase:
     @cached_property
     def learned(self) -> Head:
         """The head after it has learned the labels by heart."""
-        head = self.build()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            head.adjust(self.features)
-            optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
-            for _ in range(_STEPS):
-                optimizer.zero_grad()
-                torch.autograd.backward(self.loss(head.train()) / len(self.labels))
-                optimizer.step()
-        return head.eval()
+        return by_heart(self.build(), self.features, self.loss, len(self.labels))
 
     def loss(self, head: Head) -> Tensor:
         """Return the summed loss of all labels."""
@@ -82,6 +104,19 @@ class HeadCase:
             output[:length].numpy() if head.ragged else output.numpy()
             for output, length in zip(answer(head, self.features), self.lengths, strict=True)
         ]
+
+
+def by_heart(head: Head, features: Mapping[str, Features], loss: Callable[[Head], Tensor], rows: int) -> Head:
+    """Return a head after it has learned ``rows`` inputs, of which ``loss`` gives the sum, by heart."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head.adjust(features)
+        optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
+        for _ in range(_STEPS):
+            optimizer.zero_grad()
+            torch.autograd.backward(loss(head.train()) / rows)
+            optimizer.step()
+    return head.eval()
 
 
 def lengths_of(labels: Sequence[Any], per_unit: bool) -> list[int]:

@@ -18,7 +18,7 @@ from exapt.errors import DataError, listed
 from exapt.parts import Head, Pooled
 from exapt.testing._backbone_case import TOLERANCE, gap
 from exapt.testing._check import Check, Faults
-from exapt.testing._head_case import HeadCase, answer, features_of, rows_of
+from exapt.testing._head_case import AnyHeadCase, HeadCase, answer, features_of, rows_of
 
 _ALLOWED = f"; at most {TOLERANCE} is allowed"
 _NOT_A_LABEL = "no such label"
@@ -77,7 +77,7 @@ def _size(head: Head, case: HeadCase) -> int:
     return int(answer(head, case.features).shape[-1])
 
 
-def loss_adds_up(case: HeadCase) -> Faults:
+def loss_adds_up(case: AnyHeadCase) -> Faults:
     """The loss is a sum: twice the inputs have twice the loss and twice the weight, however they are split."""
     head = case.build()
     output, target = answer(head, case.features), case.targets(head)
@@ -95,7 +95,7 @@ def loss_adds_up(case: HeadCase) -> Faults:
             yield f"{name} of all inputs is {float(once):.4g}, but {total:.4g} as the sum of two parts"
 
 
-def padding_left_out(case: HeadCase) -> Faults:
+def padding_left_out(case: AnyHeadCase) -> Faults:
     """Targets that only fill up a batch change neither loss nor weight."""
     head = case.build()
     if not head.ragged:
@@ -113,6 +113,11 @@ def padding_left_out(case: HeadCase) -> Faults:
 
 def reads_real_tokens(case: HeadCase) -> Faults:
     """An answer does not depend on padding, on special tokens or on what stands beside the input."""
+    yield from same_beside_others(case)
+
+
+def same_beside_others(case: AnyHeadCase) -> Faults:
+    """An answer does not depend on padding or on what stands beside the input."""
     head = case.learned
     together = answer(head, case.features)
     for row, length in enumerate(case.lengths):
@@ -143,11 +148,14 @@ def empty_input(case: HeadCase) -> Faults:
         yield "an input without units makes the answer not finite"
 
 
-def all_of_it_learns(case: HeadCase) -> Faults:
+def all_of_it_learns(case: AnyHeadCase) -> Faults:
     """Every parameter gets a finite gradient, and learning lowers the loss."""
     head = case.build().train()
     head.adjust(case.features)
     loss = case.loss(head)
+    if not loss.requires_grad:
+        yield "nothing of it learns: its loss depends on no parameter that may"
+        return
     torch.autograd.backward(loss)
     for name, parameter in head.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
@@ -156,7 +164,7 @@ def all_of_it_learns(case: HeadCase) -> Faults:
             yield f"the gradient of '{name}' is not finite"
     before, after = float(loss.detach()), float(case.loss(case.learned).detach())
     if not after < before:
-        yield f"the loss is {before:.4g} before and {after:.4g} after learning {len(case.labels)} labels"
+        yield f"the loss is {before:.4g} before and {after:.4g} after learning {len(case.lengths)} inputs"
 
 
 def labels_come_back(case: HeadCase) -> Faults:
@@ -192,7 +200,7 @@ def _count(value: Any) -> int:
     return len(value) if isinstance(value, Sequence) else -1
 
 
-def metrics_finite(case: HeadCase) -> Faults:
+def metrics_finite(case: AnyHeadCase) -> Faults:
     """Metrics are finite numbers, and the one that chooses the best epoch is among them."""
     found = case.learned.metrics(case.outputs(case.learned), case.encoded(case.learned))
     if case.learned.metric not in found:
@@ -200,7 +208,7 @@ def metrics_finite(case: HeadCase) -> Faults:
     yield from (f"the metric '{name}' is {value}" for name, value in found.items() if not math.isfinite(value))
 
 
-def saved_and_loaded(case: HeadCase) -> Faults:
+def saved_and_loaded(case: AnyHeadCase) -> Faults:
     """A head that has learned, and was adjusted, comes back bit by bit from its state and its options."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "head.safetensors"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from exapt.errors import DataError
 from exapt.plugins import Plugins, using
 from exapt.specs import (
     AugmentationSpec,
@@ -27,17 +28,20 @@ from exapt.testing._check import Check, options_of, run_checks
 from exapt.testing._head_case import HeadCase, lengths_of
 from exapt.testing._heads import HEAD_CHECKS
 from exapt.testing._plugins import PLUGIN_CHECKS, PluginCase
-from exapt.testing._scorers import MASKED_LETTERS, PAIRS, SCORER_CHECKS, ScorerCase
+from exapt.testing._posed_case import POSED_INPUTS, PosedHeadCase
+from exapt.testing._posed_heads import POSED_HEAD_CHECKS
+from exapt.testing._scorers import PAIRS, SCORER_CHECKS, ScorerCase
 from exapt.testing._strategies import STRATEGY_CHECKS, StrategyCase
 from exapt.testing._tokenizers import TOKENIZER_CHECKS, TokenizerCase
 from exapt.testing._weights import BUILD_CHECKS, LEARNING_CHECKS
-from exapt.testing.tiny import LETTERS, TINY
+from exapt.testing.tiny import LETTERS, MASKED_LETTERS, TINY
 
 CHECKS: Mapping[str, tuple[Check[Any], ...]] = {
     "plugin": PLUGIN_CHECKS,
     "tokenizer": TOKENIZER_CHECKS,
     "backbone": (*BUILD_CHECKS, *FEATURE_CHECKS, *LEARNING_CHECKS),
     "head": HEAD_CHECKS,
+    "head without labels": POSED_HEAD_CHECKS,
     "strategy": STRATEGY_CHECKS,
     "augmentation": AUGMENTATION_CHECKS,
     "scorer": SCORER_CHECKS,
@@ -82,18 +86,29 @@ def _backbone_case(
 
 
 def check_head(
-    spec: HeadSpec, options: Choice = None, *, labels: Sequence[Any], lengths: Sequence[int] | None = None
+    spec: HeadSpec,
+    options: Choice = None,
+    *,
+    labels: Sequence[Any] | None = None,
+    lengths: Sequence[int] | None = None,
+    inputs: Sequence[str] = POSED_INPUTS,
 ) -> None:
     """Check a head on labels that it must be able to learn by heart: six or more, of all kinds, told apart.
 
     ``lengths`` are the units of each label's input; needed where a label per unit is not a string or a list of them.
-    Raises ``ConformanceError``.
+    A head without labels is checked on ``inputs``, of letters A to Z, over a small language model of the objective that
+    it takes. Raises ``ConformanceError``, and ``DataError`` if there are no labels and it learns from them.
     """
     asked = options_of(spec, options)
-    inputs = tuple(getattr(asked, "inputs", ("sequence",)))
-    case = HeadCase(spec, asked, labels, lengths or [1] * len(labels), inputs)
+    names = tuple(getattr(asked, "inputs", ("sequence",)))
+    if not spec.labelled:
+        run_checks(f"head '{spec.name}'", PosedHeadCase(spec, asked, inputs, names), CHECKS["head without labels"])
+        return
+    if labels is None:
+        raise DataError(f"head '{spec.name}' learns from labels: give check_head some of all kinds, as labels=[...]")
+    case = HeadCase(spec, asked, labels, lengths or [1] * len(labels), names)
     if lengths is None:
-        case = HeadCase(spec, asked, labels, lengths_of(labels, case.build().ragged), inputs)
+        case = HeadCase(spec, asked, labels, lengths_of(labels, case.build().ragged), names)
     run_checks(f"head '{spec.name}'", case, CHECKS["head"])
 
 
@@ -150,6 +165,9 @@ def _check_offer(spec: Spec, siblings: Sequence[Spec], plugins: Plugins) -> str:
         return "checked"
     if isinstance(spec, ScorerSpec):
         check_scorer(spec)
+        return "checked"
+    if isinstance(spec, HeadSpec) and not spec.labelled:
+        check_head(spec)
         return "checked"
     if isinstance(spec, AugmentationSpec):
         return "call check_augmentation with inputs"

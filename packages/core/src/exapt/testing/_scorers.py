@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,6 @@ from exapt.errors import DataError
 from exapt.parts import Array, Question, Scorer, Tokenizer
 from exapt.specs import Options, ScorerSpec, TokenizerSpec
 from exapt.testing._check import Check, Faults
-from exapt.testing.tiny import Letters
 
 PAIRS = (
     ("MKTAYIAKQRQISF", "MKTAYIAKWRQISF"),
@@ -22,19 +21,6 @@ PAIRS = (
     ("GLWSK", "GLSK"),
 )
 _LIKED, _DISLIKED = 0.0, -9.0
-
-
-class MaskedLetters(Letters):
-    """The kit's letters, with a token that hides them."""
-
-    vocabulary: Mapping[str, int] = {**Letters.vocabulary, "<mask>": len(Letters.vocabulary)}
-    mask = len(Letters.vocabulary)
-    special = frozenset({0, 1, mask})
-
-
-MASKED_LETTERS = TokenizerSpec(
-    name="masked-letters", summary="One token per letter, and a mask.", build=lambda _options: MaskedLetters()
-)
 
 
 @dataclass(frozen=True)

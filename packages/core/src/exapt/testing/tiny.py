@@ -32,6 +32,14 @@ class Letters(Tokenizer):
         return Encoding({"input_ids": ids}, {"input_ids": 0}, unit_spans(len(value), before=1), len(value))
 
 
+class MaskedLetters(Letters):
+    """The letters, and a token that hides them."""
+
+    vocabulary: Mapping[str, int] = {**Letters.vocabulary, "<mask>": len(Letters.vocabulary)}
+    mask = len(Letters.vocabulary)
+    special = frozenset({0, 1, mask})
+
+
 class Block(nn.Module):
     """Attention of one head, which sees no padding, with a residual connection."""
 
@@ -96,6 +104,9 @@ def _build(_options: Options, weights: bool) -> Backbone:
 
 
 LETTERS = TokenizerSpec(name="tiny-letters", summary="One token per letter.", build=lambda _options: Letters())
+MASKED_LETTERS = TokenizerSpec(
+    name="masked-letters", summary="One token per letter, and a mask.", build=lambda _options: MaskedLetters()
+)
 TINY = BackboneSpec(
     name="tiny",
     summary="Two blocks of attention with seeded weights.",

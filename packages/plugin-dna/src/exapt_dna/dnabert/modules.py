@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,8 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class BertShape(Shape):
     """What a BERT's ``config.json`` says beside the common keys."""
 
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
+    max_position_embeddings: PositiveInt = 512
+    type_vocab_size: PositiveInt = 2
     hidden_act: str = "gelu"
 
 

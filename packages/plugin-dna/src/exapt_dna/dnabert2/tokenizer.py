@@ -18,6 +18,7 @@ from exapt_dna.letters import BASES, read
 from exapt_dna.options import DnaTokenizerOptions
 
 SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+_TRIAL = "ACGTTGCATTAGCCGNNATCGGA"
 
 
 def files(source: str, revision: str) -> Files:
@@ -40,7 +41,17 @@ def read_pieces(source: str, revision: str) -> tokenizers.Tokenizer:
     lacking = [token for token in (*SPECIAL, *BASES) if pieces.token_to_id(token) is None]
     if lacking:
         raise DataError(f"'{path}' is no vocabulary of DNABERT-2: it lacks {', '.join(lacking)}")
+    if not _spells(pieces):
+        raise DataError(f"'{path}' is no vocabulary of DNABERT-2: its word pieces do not spell {_TRIAL}")
     return pieces
+
+
+def _spells(pieces: tokenizers.Tokenizer) -> bool:
+    """Return whether the pieces of a sequence lead through it, base by base, with unknown letters one by one."""
+    found = pieces.encode(_TRIAL, add_special_tokens=False)
+    parts = [_TRIAL[start:stop] for start, stop in found.offsets]
+    unknown = [part for part, name in zip(parts, found.tokens, strict=True) if name == "[UNK]"]
+    return unknown == ["N", "N"] and "".join(parts) == _TRIAL
 
 
 class Dnabert2Tokenizer(Tokenizer):

@@ -68,12 +68,20 @@ def build_backbone(options: DnaBackboneOptions, weights: bool) -> Backbone:
     return build(options.source, options.revision, weights)
 
 
+def infer_ends(options: HyenaDnaTokenizerOptions) -> HyenaDnaTokenizerOptions:
+    """Return the options with the special tokens that the checkpoint's layout has, unless others were chosen."""
+    from exapt_dna.hyenadna.tokenizer import ends_of
+
+    return options.model_copy(update={"ends": ends_of(options)})
+
+
 TOKENIZERS = (
     TokenizerSpec(
         name="hyenadna",
         summary="One token per base, with [SEP] behind them, or between [CLS] and [SEP] as the checkpoint's layout says.",
         options=HyenaDnaTokenizerOptions,
         build=build_tokenizer,
+        infer=infer_ends,
     ),
 )
 

@@ -94,8 +94,8 @@ def _lightning(path: Path) -> Mapping[str, Tensor]:
 
 def _refuse_code(path: Path) -> None:
     unsafe: list[str] = []
-    # A file that is no archive at all is refused where it is read.
-    with suppress(RuntimeError, ValueError):
+    # A file that is damaged, or no archive at all, fails here in any way; it is refused where it is read.
+    with suppress(Exception):
         unsafe = sorted(get_unsafe_globals_in_checkpoint(str(path)))
     if unsafe:
         raise DataError(f"'{path}' asks for '{unsafe[0]}' to be run, which exapt does not do; use the -hf checkpoint")

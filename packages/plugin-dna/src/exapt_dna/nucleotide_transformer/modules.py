@@ -7,6 +7,7 @@ arXiv:2002.05202).
 from __future__ import annotations
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,7 +21,7 @@ _HIDDEN_IN_PRETRAINING = 0.15 * 0.8
 class NucleotideShape(Shape):
     """What a ``config.json`` says beside the common keys."""
 
-    max_position_embeddings: int = 1026
+    max_position_embeddings: PositiveInt = 1026
     emb_layer_norm_before: bool | None = False
     token_dropout: bool | None = False
     add_bias_fnn: bool = True

@@ -158,7 +158,7 @@ def test_of_very_many_positions_some_are_drawn():
 @pytest.mark.parametrize(
     ("position", "inputs", "targets", "message"),
     [
-        (False, ["AC", [1, 2]], [0, 1], "the baseline reads text only, not list"),
+        (False, ["AC", [1, 2]], [0, 1], "the baseline reads text or cells, not list"),
         (True, ["AC", "ACG"], [[0, 1], [0, 1]], "the baseline per position needs inputs of one letter per unit"),
     ],
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from exapt.hookspecs import hookimpl
     from exapt.recipe import Recipe
     from exapt.specs import (
+        Annotating,
         AugmentationSpec,
         BackboneSpec,
         Checkpoint,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         WriterSpec,
     )
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Names are fetched when first asked for, so that `import exapt`, and with it every plugin and `--help`, stays light.
 _HOMES = {
@@ -52,6 +53,7 @@ _HOMES = {
     "exapt.hookspecs": ("hookimpl",),
     "exapt.recipe": ("Recipe",),
     "exapt.specs": (
+        "Annotating",
         "AugmentationSpec",
         "BackboneSpec",
         "Checkpoint",
@@ -71,6 +73,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Adapted",
     "AdapterError",
+    "Annotating",
     "AugmentationSpec",
     "BackboneSpec",
     "Checkpoint",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exapt import adapter
-from exapt.building import Unknown, build_augmentations, encode, refuse_mistaken, refuse_too_long, source_of
+from exapt.building import Tallies, build_augmentations, encode, refuse_mistaken, refuse_too_long, source_of
 from exapt.data.tables import Examples
 from exapt.device import token_budget
 from exapt.errors import DataError
@@ -77,28 +77,43 @@ class Adapted:
             raise DataError(f"there are {len(ids)} ids for {count} inputs")
         return pa.table(self.answer(Examples(ids, named, {}, pa.table({}))))
 
-    def answer(self, examples: Examples, unknown: Unknown | None = None) -> dict[str, list[Any]]:
-        """Return the columns of the answer: ``id``, then what each head says."""
-        asked = self.ask(examples, unknown)
-        return {"id": list(asked.examples.ids), **asked.places, **self.decode(self.outputs(asked.rows))}
+    def answer(self, examples: Examples, tallies: Tallies | None = None) -> dict[str, list[Any]]:
+        """Return the columns of the answer: ``id``, of cells whether they are ``empty``, then what each head says."""
+        asked = self.ask(examples, tallies)
+        known: dict[str, list[Any]] = {"id": list(asked.examples.ids), **asked.places}
+        if self.resolved.backbone.offer.spec.accepts == "cell":
+            # The answer for a cell of which nothing is known is about nothing.
+            inputs = asked.rows.inputs.values()
+            known["empty"] = [any(row) for row in zip(*([e.empty for e in i.encodings] for i in inputs), strict=True)]
+        return {**known, **self.decode(self.outputs(asked.rows))}
 
-    def stream(self, chunks: Iterator[Examples], unknown: Unknown | None = None) -> Iterator[dict[str, list[Any]]]:
-        """Answer chunk by chunk, in the order of the input; ``unknown`` counts the letters that the model does not know."""
+    def stream(self, chunks: Iterator[Examples], tallies: Tallies | None = None) -> Iterator[dict[str, list[Any]]]:
+        """Answer chunk by chunk, in the order of the input; ``tallies`` takes in what is encoded."""
         for number, examples in enumerate(chunks):
             if number == 0:
                 # The kind of the data shows on many records together, so the first chunk stands for all.
                 for values in examples.inputs.values():
                     refuse_mistaken(self.tokenizer, values, self.name)
-            yield self.answer(examples, unknown)
+            yield self.answer(examples, tallies)
 
     @property
     def name(self) -> str:
         """The backbone's name, as the user gave it."""
         return self.resolved.recipe.backbone.name
 
-    def ask(self, examples: Examples, unknown: Unknown | None = None) -> Asked:
+    @property
+    def tasks(self) -> dict[str, str]:
+        """What each head's answers are about, by how their columns begin: its name or, of a lone head, its label."""
+        if len(self.model.heads) > 1:
+            return {f"{name}.": name for name in self.model.heads}
+        ((name, chosen),) = self.resolved.heads.items()
+        if name != "head" or not chosen.offer.spec.labelled or not isinstance(chosen.label, str):
+            return {"": name if name != "head" else chosen.offer.spec.name}
+        return {"": chosen.label}
+
+    def ask(self, examples: Examples, tallies: Tallies | None = None) -> Asked:
         """Encode examples, with their labels where they have any."""
-        encodings = self._encode(examples, unknown)
+        encodings = self._encode(examples, tallies)
         cuts = in_windows(encodings, self.model.backbone)
         if cuts is None:
             return Asked(self._rows(examples, encodings), examples, {})
@@ -106,7 +121,7 @@ class Adapted:
         examples = cuts.examples(examples, [column])
         return Asked(self._rows(examples, {name: cuts.encodings}), examples, cuts.places)
 
-    def _encode(self, examples: Examples, unknown: Unknown | None) -> dict[str, list[Encoding]]:
+    def _encode(self, examples: Examples, tallies: Tallies | None) -> dict[str, list[Encoding]]:
         encodings = {}
         for name in self.resolved.recipe.data.inputs:
             if name not in examples.inputs:
@@ -116,8 +131,8 @@ class Adapted:
             parts = (self.resolved.backbone, self.resolved.tokenizer)
             encodings[name] = encode(self.tokenizer, examples.inputs[name], examples.ids, self.name, *parts)
             refuse_too_long(encodings[name], examples.ids, self.model.backbone, self.name, self.resolved.backbone)
-            if unknown:
-                unknown.count(name, encodings[name])
+            if tallies:
+                tallies.count(name, examples.inputs[name], encodings[name])
         return encodings
 
     def _rows(self, examples: Examples, encodings: Mapping[str, Sequence[Encoding]]) -> Rows:
@@ -147,12 +162,12 @@ class Adapted:
             columns |= {f"{prefix}{column}": values for column, values in said.items()}
         return columns
 
-    def evaluate(self, examples: Examples, by: str = "", unknown: Unknown | None = None) -> dict[str, dict[str, float]]:
+    def evaluate(self, examples: Examples, by: str = "", tallies: Tallies | None = None) -> dict[str, dict[str, float]]:
         """Return metrics of labelled examples: under ``all`` and, if ``by`` names a column, under each of its values.
 
         Raises ``DataError`` if there is no such column.
         """
-        asked = self.ask(examples, unknown)
+        asked = self.ask(examples, tallies)
         rows, outputs = asked.rows, self.outputs(asked.rows)
         report = {"all": {"rows": float(len(rows)), **score(self.model, rows, outputs)}}
         for value, chosen in _groups(asked.examples, by).items():

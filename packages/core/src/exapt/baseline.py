@@ -1,5 +1,5 @@
 """The simple model that transfer has to beat: linear, on k-mers of the whole (and, where all inputs have one length, on
-the letter at each place), or on a window around each unit.
+the letter at each place), on a window around each unit or, of cells, on the logarithm of each gene's share.
 
 It answers in the form of a head's own outputs (logits, or values on the learned scale), so that one head decodes and
 measures both.
@@ -8,17 +8,16 @@ measures both.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import normalize
 
+from exapt.baseline_views import Shares, Windows, Words
+from exapt.cells import Cell
 from exapt.errors import RecipeError
 
 Array = npt.NDArray[Any]
@@ -26,9 +25,6 @@ Kind = Literal["classification", "multilabel", "regression"]
 Score = Callable[[Sequence[Array], Sequence[Array]], float]
 """How well outputs fit targets: the higher the better, NaN where it cannot be said."""
 
-LONGEST_WORD = 3
-REACH = 7
-"""How many units to each side of a position its window holds."""
 MOST_POSITIONS = 50_000
 """Of more positions than these, so many are drawn to learn from."""
 FOLDS = 3
@@ -40,7 +36,7 @@ LEAST_SHARE = 1e-6
 class Baseline:
     """A fitted baseline; ``fit_baseline`` makes it."""
 
-    def __init__(self, words: _Words | _Windows, model: _Model) -> None:
+    def __init__(self, words: Words | Windows | Shares, model: _Model) -> None:
         self._words = words
         self._model = model
 
@@ -51,9 +47,9 @@ class Baseline:
             model.coef_.size + np.size(model.intercept_) for model in self._model.parts() if hasattr(model, "coef_")
         )
 
-    def predict(self, inputs: Sequence[str]) -> list[Array]:
+    def predict(self, inputs: Sequence[Any]) -> list[Array]:
         """Return one output per input: [answers], or [units, answers] if it was fitted per position."""
-        _check_text(inputs)
+        _check_kind(inputs)
         if not inputs:
             return []
         rows = self._model.answer(self._words.rows(inputs)).astype(np.float32)
@@ -65,9 +61,9 @@ class Baseline:
 def fit_baseline(
     kind: Kind,
     position: bool,
-    train_inputs: Sequence[str],
+    train_inputs: Sequence[Any],
     train_targets: Sequence[Array],
-    valid_inputs: Sequence[str] = (),
+    valid_inputs: Sequence[Any] = (),
     valid_targets: Sequence[Array] = (),
     seed: int = 0,
     answers: int | None = None,
@@ -77,11 +73,13 @@ def fit_baseline(
 
     ``answers`` is the number of classes, where the targets need not hold the last of them. The penalty is the one with
     the highest ``score(outputs, targets)``, without it the one with the least error. Raises ``RecipeError`` for inputs
-    that are not text or, per position, have not one letter per unit.
+    that are neither text nor cells or, per position, have not one letter per unit.
     """
-    _check_text([*train_inputs, *valid_inputs])
+    cells = _check_kind([*train_inputs, *valid_inputs])
+    if cells and position:
+        raise RecipeError("the baseline of cells answers for whole cells only")
     random = np.random.default_rng(seed)
-    words = (_Windows if position else _Words)(train_inputs)
+    words = (Shares if cells else Windows if position else Words)(train_inputs)
     x, y = _table(kind, words, train_inputs, train_targets, random)
     trials = list(_folds(x, y, random))
     if len(valid_inputs):
@@ -91,72 +89,6 @@ def fit_baseline(
     costs = {penalty: sum(_cost(make(penalty), score, *trial) for trial in trials) for penalty in reversed(PENALTIES)}
     best = min(costs, key=costs.__getitem__)
     return Baseline(words, make(best).fit(x, y))
-
-
-class _Words:
-    """Frequencies of words of 1 to 3 letters, each length counting the same; and places, if all inputs are as long.
-
-    Aligned inputs (mutants, windows around a site) differ in where a letter stands: without places the baseline would
-    be too easy to beat.
-    """
-
-    per_unit: ClassVar[bool] = False
-
-    def __init__(self, inputs: Sequence[str]) -> None:
-        self._counters = [
-            CountVectorizer(analyzer="char", ngram_range=(length, length), lowercase=False, dtype=np.float64)
-            for length in range(1, LONGEST_WORD + 1)
-            if any(len(text) >= length for text in inputs)
-        ]
-        for counter in self._counters:
-            counter.fit(inputs)
-        lengths = {len(text) for text in inputs}
-        self._places = lengths.pop() if len(lengths) == 1 else 0
-        self._codes = _letter_codes(inputs)
-
-    def rows(self, inputs: Sequence[str], chosen: Array | slice = slice(None)) -> Any:
-        """Return a sparse matrix [inputs, words], or only the ``chosen`` of its rows."""
-        texts = np.asarray(inputs, dtype=object)[chosen]
-        blocks = [normalize(counter.transform(texts)) for counter in self._counters]
-        if self._places:
-            padded = [[*_coded(text, self._codes), *[0] * self._places][: self._places] for text in texts]
-            blocks.append(_one_hot(np.asarray(padded).reshape(-1, self._places), len(self._codes)))
-        return sparse.hstack(blocks, format="csr")
-
-
-class _Windows:
-    """Which letter stands at each of the 15 places around a position, beyond the ends none."""
-
-    per_unit: ClassVar[bool] = True
-
-    def __init__(self, inputs: Sequence[str]) -> None:
-        self._codes = _letter_codes(inputs)
-
-    def rows(self, inputs: Sequence[str], chosen: Array | slice = slice(None)) -> Any:
-        """Return a sparse matrix [units of all inputs, places x letters], or only the ``chosen`` of its rows."""
-        # One long row of codes with room between the inputs, so that no window sees its neighbour.
-        room = [0] * REACH
-        codes = np.asarray([c for text in inputs for c in (*room, *_coded(text, self._codes), *room)], dtype=np.int64)
-        starts = np.cumsum([REACH, *(len(text) + 2 * REACH for text in inputs)])[:-1]
-        centres = np.concatenate([start + np.arange(len(text)) for start, text in zip(starts, inputs, strict=True)])
-        around = np.arange(-REACH, REACH + 1)
-        return _one_hot(codes[centres[chosen][:, None] + around], len(self._codes))
-
-
-def _letter_codes(inputs: Sequence[str]) -> dict[str, int]:
-    return {letter: code for code, letter in enumerate(sorted(set().union(*inputs)), start=1)}
-
-
-def _coded(text: str, codes: Mapping[str, int]) -> list[int]:
-    return [codes.get(letter, 0) for letter in text]
-
-
-def _one_hot(codes: Array, letters: int) -> Any:
-    # [rows, places] of codes 0 (no known letter) to ``letters`` becomes a sparse [rows, places x (letters + 1)].
-    rows, places = codes.shape
-    columns = codes + np.arange(places) * (letters + 1)
-    ends = np.arange(rows + 1) * places
-    return sparse.csr_matrix((np.ones(columns.size), columns.ravel(), ends), shape=(rows, places * (letters + 1)))
 
 
 class _Model(Protocol):
@@ -185,7 +117,9 @@ class _Classes:
 
     def answer(self, x: Any) -> Array:
         found = np.full((x.shape[0], self._classes), np.log(LEAST_SHARE))
-        found[:, self._seen] = self._model.predict_log_proba(x) if len(self._seen) > 1 else 0.0
+        # A probability that is too small for a number is one of the least share, as any smaller than it.
+        with np.errstate(divide="ignore"):
+            found[:, self._seen] = self._model.predict_log_proba(x) if len(self._seen) > 1 else 0.0
         return np.maximum(found, np.log(LEAST_SHARE))
 
     def cost(self, x: Any, y: Array) -> float:
@@ -281,7 +215,11 @@ def _folds(x: Any, y: Array, random: np.random.Generator) -> Iterator[tuple[Any,
 
 
 def _table(
-    kind: Kind, words: _Words | _Windows, inputs: Sequence[str], targets: Sequence[Array], random: np.random.Generator
+    kind: Kind,
+    words: Words | Windows | Shares,
+    inputs: Sequence[Any],
+    targets: Sequence[Array],
+    random: np.random.Generator,
 ) -> tuple[Any, Array]:
     if words.per_unit and any(len(text) != len(target) for text, target in zip(inputs, targets, strict=True)):
         raise RecipeError("the baseline per position needs inputs of one letter per unit")
@@ -298,7 +236,11 @@ def _known(truth: Array) -> Array:
     return np.asarray((truth == 0) | (truth == 1))
 
 
-def _check_text(inputs: Sequence[Any]) -> None:
-    for value in inputs:
-        if not isinstance(value, str):
-            raise RecipeError(f"the baseline reads text only, not {type(value).__name__}")
+def _check_kind(inputs: Sequence[Any]) -> bool:
+    """Return whether the inputs are cells; raises ``RecipeError`` unless all are, or all are text."""
+    cells = sum(isinstance(value, Cell) for value in inputs)
+    strange = [value for value in inputs if not isinstance(value, (Cell, str))]
+    if strange or 0 < cells < len(inputs):
+        what = type(strange[0]).__name__ if strange else "both"
+        raise RecipeError(f"the baseline reads text or cells, not {what}")
+    return cells > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,18 @@ from exapt import device as devices
 from exapt.data.tables import Examples
 from exapt.errors import DataError, ExaptError, PluginError, RecipeError
 from exapt.model import Model, apply_strategies
-from exapt.parts import NO_UNIT, Augmentation, Backbone, Encoding, Head, HeadContext, Strategy, Tokenizer, Windows
+from exapt.parts import (
+    NO_UNIT,
+    Augmentation,
+    Backbone,
+    Encoding,
+    Head,
+    HeadContext,
+    Strategy,
+    Tally,
+    Tokenizer,
+    Windows,
+)
 from exapt.resolve import Chosen, Resolved
 from exapt.rows import Source
 from exapt.specs import Windowed
@@ -224,33 +235,19 @@ def _too_much(encoding: Encoding, limit: int, name: str) -> str:
     return f"{encoding.length:,} units in {encoding.tokens:,} tokens; '{name}' takes at most {limit:,} tokens"
 
 
-class Unknown:
-    """Counts, over all that is encoded, the letters that the vocabulary does not know."""
+class Tallies:
+    """One tally for each input, of all that is encoded."""
 
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[int, int, int]] = {}
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tallies: dict[str, Tally] = {}
 
-    def count(self, name: str, encodings: Sequence[Encoding]) -> None:
-        """Take in more values of the input ``name``."""
-        letters, records, values = self._counts.get(name, (0, 0, 0))
-        self._counts[name] = (
-            letters + sum(encoding.unknown for encoding in encodings),
-            records + sum(encoding.unknown > 0 for encoding in encodings),
-            values + len(encodings),
-        )
+    def count(self, name: str, values: Sequence[Any], encodings: Sequence[Encoding]) -> None:
+        """Take in more values of the input ``name``. Raises ``DataError`` where too little of them is known."""
+        if name not in self._tallies:
+            self._tallies[name] = self._tokenizer.tally()
+        self._tallies[name].count(values, encodings)
 
     def lines(self) -> list[str]:
-        """Return one line for each input in which such letters occur."""
-        return [
-            f"{letters:,} unknown letters in {records:,} of {values:,} values of '{name}'"
-            for name, (letters, records, values) in self._counts.items()
-            if letters
-        ]
-
-
-def unknown_report(encodings: Mapping[str, Sequence[Encoding]]) -> list[str]:
-    """Return one line for each input in which letters occur that the vocabulary does not know."""
-    unknown = Unknown()
-    for name, values in encodings.items():
-        unknown.count(name, values)
-    return unknown.lines()
+        """Return what there is to tell of all inputs."""
+        return [line for name, tally in self._tallies.items() for line in tally.lines(name)]

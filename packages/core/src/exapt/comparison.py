@@ -24,6 +24,7 @@ from exapt.resolve import Resolved, resolve
 from exapt.training import run
 
 RECIPE, SCRATCH, BASELINE = "recipe", "scratch", "baseline"
+_SIMPLE = {"sequence": "k-mers, linear", "cell": "log counts, linear"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,11 @@ def from_scratch(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
 
 def _named(records: Mapping[str, Sequence[tuple[float, float, int]]], recipe: Recipe) -> tuple[Contender, ...]:
     strategy = " + ".join(strategy.name for strategy in recipe.strategies)
-    names = {RECIPE: f"{strategy} ({recipe.backbone.name})", SCRATCH: "scratch", BASELINE: "k-mers, linear"}
+    names = {
+        RECIPE: f"{strategy} ({recipe.backbone.name})",
+        SCRATCH: "scratch",
+        BASELINE: _SIMPLE.get(_accepts(recipe), ""),
+    }
     return tuple(
         Contender(
             names[key],
@@ -143,6 +148,10 @@ def _named(records: Mapping[str, Sequence[tuple[float, float, int]]], recipe: Re
         )
         for key, rows in records.items()
     )
+
+
+def _accepts(recipe: Recipe) -> str:
+    return str(resolve(recipe, current()).backbone.offer.spec.accepts)
 
 
 def _announce(listeners: Sequence[Listener], text: str) -> None:
@@ -182,13 +191,16 @@ def _head(resolved: Resolved) -> Head:
 
 
 def _has_baseline(recipe: Recipe) -> bool:
-    """Whether a linear model can answer: it reads text, and per position one text only."""
+    """Whether a linear model can answer: it reads texts, per position one text only, or one whole cell."""
     resolved = resolve(recipe, current())
     (chosen,) = resolved.heads.values()
-    if chosen.offer.spec.baseline == "none" or resolved.backbone.offer.spec.accepts != "sequence":
+    if chosen.offer.spec.baseline == "none" or resolved.backbone.offer.spec.accepts not in _SIMPLE:
         return False
     table = read_table(resolved)
-    return len(table.examples.inputs) == 1 or not _head(resolved.infer(table.labels("train"))).ragged
+    ragged = _head(resolved.infer(table.labels("train"))).ragged
+    if resolved.backbone.offer.spec.accepts == "cell":
+        return len(table.examples.inputs) == 1 and not ragged
+    return len(table.examples.inputs) == 1 or not ragged
 
 
 def _value(values: Mapping[str, float], metric: str, name: str, seed: int) -> float:
@@ -212,31 +224,33 @@ def _linear(recipe: Recipe, metric: str) -> tuple[dict[str, float], float, int]:
 def _fit_linear(resolved: Resolved, table: Table, seed: int, metric: str) -> tuple[dict[str, float], int]:
     ((name, chosen),) = resolved.heads.items()
     head = _head(resolved)
-    texts = _texts(table, resolved)
-    targets = [head.encode(label, len(text)) for label, text in zip(table.examples.labels[name], texts, strict=True)]
+    values = _inputs(table, resolved)
+    lengths = [len(value) if isinstance(value, str) else len(value.places) for value in values]
+    targets = [head.encode(label, length) for label, length in zip(table.examples.labels[name], lengths, strict=True)]
     parts = {part: getattr(table.split, part) for part in ("train", "valid", "test")}
 
-    def of(values: Sequence[Any], part: str) -> list[Any]:
-        return [values[row] for row in parts[part]]
+    def of(every: Sequence[Any], part: str) -> list[Any]:
+        return [every[row] for row in parts[part]]
 
     baseline = fit_baseline(
         chosen.offer.spec.baseline,
         head.ragged,
-        of(texts, "train"),
+        of(values, "train"),
         of(targets, "train"),
-        of(texts, "valid"),
+        of(values, "valid"),
         of(targets, "valid"),
         seed,
         answers=len(getattr(chosen.options, "classes", ())) or None,
         # Its penalty is chosen as the other contenders' best epoch is: by the metric, on the valid part.
         score=lambda outputs, known: _sign(metric) * head.metrics(outputs, known).get(metric, math.nan),
     )
-    values = head.metrics(baseline.predict(of(texts, "test")), of(targets, "test"))
-    return values, baseline.size
+    return head.metrics(baseline.predict(of(values, "test")), of(targets, "test")), baseline.size
 
 
-def _texts(table: Table, resolved: Resolved) -> list[str]:
+def _inputs(table: Table, resolved: Resolved) -> list[Any]:
     inputs = [table.examples.inputs[name] for name in resolved.recipe.data.inputs]
+    if resolved.backbone.offer.spec.accepts == "cell":
+        return list(inputs[0])
     # Several inputs stand in one text, kept apart by a letter that no sequence has.
     return ["|".join(values) for values in zip(*inputs, strict=True)]
 

@@ -18,7 +18,7 @@ import torch
 
 from exapt import device as devices
 from exapt.building import (
-    Unknown,
+    Tallies,
     build_backbone,
     build_tokenizer,
     encode,
@@ -33,7 +33,7 @@ from exapt.fingerprint import fingerprint, fingerprint_tokenizer
 from exapt.parts import Array, Backbone, Encoding, Features, Tokenizer
 from exapt.plugins import current
 from exapt.recipe import Component, DataOptions
-from exapt.resolve import Chosen, portable, resolve_backbone, weights_folder
+from exapt.resolve import Chosen, portable, read_by, resolve_backbone, weights_folder
 from exapt.specs import Windowed
 
 PER_UNIT = "none"
@@ -99,9 +99,19 @@ class Embedder:
         licence = "" if free or checkpoint is None else f"{backbone}: {checkpoint.licence}, no commercial use"
         return cls(backbone, model.to(where), tokenizer, (chosen, reads), pooling, key["layer"], where, key, licence)
 
+    @property
+    def accepts(self) -> str:
+        """The kind of input: a sequence, a structure or a cell."""
+        return str(self.parts[0].offer.spec.accepts)
+
     def arrays(self, inputs: Sequence[Any], ids: Sequence[str] | None = None) -> Any:
         """Return one array [inputs, width], or a list of arrays [units, width] where pooling is ``none``."""
         return self.vectors(self.encode(inputs, ids or [f"input {number + 1}" for number in range(len(inputs))]))
+
+    @property
+    def short_name(self) -> str:
+        """The name of the published checkpoint, or of the family where the weights have none."""
+        return self.name.partition(":")[0]
 
     def encode(self, inputs: Sequence[Any], ids: Sequence[str]) -> list[Encoding]:
         """Return the inputs as the backbone reads them. Raises ``DataError``, with the id, for one that it cannot read."""
@@ -127,7 +137,10 @@ class Embedder:
         return [row[:length].numpy() for row, length in zip(units, features.lengths.tolist(), strict=True)]
 
     def batch(self, ids: Sequence[str], encodings: Sequence[Encoding]) -> pa.RecordBatch:
-        """Return a record batch of ``id`` and ``embedding``: a vector, or a list of one vector per unit."""
+        """Return a record batch of ``id`` and ``embedding``: a vector, or a list of one vector per unit.
+
+        Of cells, ``empty`` tells of which nothing is known, so that their vectors say nothing.
+        """
         answers = self.vectors(encodings)
         width = self.backbone.width
         if self.pooling == PER_UNIT:
@@ -136,7 +149,10 @@ class Embedder:
             column = pa.ListArray.from_arrays(pa.array(offsets), flat)
         else:
             column = pa.FixedSizeListArray.from_arrays(pa.array(answers.ravel()), width)
-        return pa.record_batch({"id": pa.array(list(ids), pa.string()), "embedding": column})
+        known = {"id": pa.array(list(ids), pa.string())}
+        if self.accepts == "cell":
+            known["empty"] = pa.array([encoding.empty for encoding in encodings])
+        return pa.record_batch({**known, "embedding": column})
 
 
 def named_parts(backbone: str, settings: Mapping[str, Mapping[str, Any]]) -> tuple[Component, Component]:
@@ -167,15 +183,18 @@ def embed_file(
     What is done is kept in ``OUT.parts`` until the end, so that the same call goes on where it was interrupted. At the
     end, ``tell`` hears what there is to note of the rows. Raises ``OutputError`` if ``OUT.parts`` is of something else.
     """
-    options = data or DataOptions(path=str(path))
+    options = read_by(data or DataOptions(path=str(path)), embedder.accepts)
     if len(options.inputs) != 1:
         raise RecipeError("embeddings are of one input: name one column")
-    parts, unknown = Path(f"{out}.parts"), Unknown()
-    with open_writer(out, format, overwrite=overwrite) as writer:
-        _claim(parts, {**embedder.key, "table": table_sha256(path), "inputs": dict(options.inputs), "id": options.id})
+    parts, tallies = Path(f"{out}.parts"), Tallies(embedder.tokenizer)
+    key = {**embedder.key, "table": table_sha256(path), "inputs": dict(options.inputs), "id": options.id}
+    key |= {"reader": dict(options.reader)} if options.reader else {}
+    about = {"source": path, "answers": "embedding", "names": {"": embedder.short_name}, "facts": key}
+    with open_writer(out, format, overwrite=overwrite, about=about) as writer:
+        _claim(parts, key)
         rows = 0
         try:
-            for part in _parts(embedder, path, options, parts, unknown, tell):
+            for part in _parts(embedder, path, options, parts, tallies, tell):
                 batch = pa.ipc.open_file(part).get_batch(0)
                 writer.write(batch)
                 rows += batch.num_rows
@@ -185,7 +204,7 @@ def embed_file(
             _clear(parts)
             raise
     _clear(parts)
-    for line in unknown.lines():
+    for line in tallies.lines():
         tell(line)
     return rows
 
@@ -236,7 +255,7 @@ def _parts(
     path: Path,
     options: DataOptions,
     folder: Path,
-    unknown: Unknown,
+    tallies: Tallies,
     tell: Callable[[str], None],
 ) -> Iterator[Path]:
     chunk = _ROWS_PER_UNIT if embedder.pooling == PER_UNIT else _ROWS
@@ -245,7 +264,7 @@ def _parts(
         ((name, values),) = examples.inputs.items()
         # Of a part that is done too, so that what is told counts the whole table.
         encodings = embedder.encode(values, examples.ids)
-        unknown.count(name, encodings)
+        tallies.count(name, values, encodings)
         if not part.is_file():
             _write_part(part, embedder.batch(examples.ids, encodings))
         yield part

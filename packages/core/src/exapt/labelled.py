@@ -13,6 +13,7 @@ from exapt.data.files import table_sha256
 from exapt.data.homology import Floats, Rows
 from exapt.data.leakage import Leakage, bands, leakage
 from exapt.data.relatives import Relatives, rule_of
+from exapt.data.sharing import origins, sharing
 from exapt.data.splits import Split, split
 from exapt.data.tables import Examples, read_examples
 from exapt.resolve import Resolved
@@ -84,7 +85,7 @@ def read_table(resolved: Resolved) -> Table:
     if options.labels:
         facts |= {"labels_file": Path(options.labels).name, "labels_sha256": table_sha256(options.labels)}
     facts["rows"] = {part: len(moved[part]) for part in PARTS}
-    notes = [*report.lines(), *parts.notes]
+    notes = [*report.lines(), *parts.notes, *_sharing(resolved, examples, parts)]
     if relatives and families is not None:
         notes.append(relatives.noted(families))
     found = leakage(relatives, "test", parts.test, parts.train) if relatives and recipe.split.leakage else None
@@ -96,9 +97,18 @@ def read_table(resolved: Resolved) -> Table:
     return Table(examples.take(used), replace(parts, **moved), tuple(notes), facts, found, identity)
 
 
+def _sharing(resolved: Resolved, examples: Examples, parts: Split) -> list[str]:
+    """Say what the parts have in common, of the columns that the recipe names or, of cells, of those that tell origins."""
+    options = resolved.recipe.split
+    if not options.origins and resolved.backbone.offer.spec.accepts != "cell":
+        return []
+    columns = dict.fromkeys([*origins(examples, options.origins), *([options.group] if options.group else [])])
+    return sharing(examples, {part: getattr(parts, part) for part in PARTS}, list(columns))
+
+
 def _relatives(resolved: Resolved, examples: Examples) -> Relatives | None:
     """Return the rows ready to be compared, if the recipe asks for it."""
     options, kind = resolved.recipe.split, resolved.backbone.offer.spec.modality
-    if not (options.homology or options.leakage):
+    if kind == "cell" or not (options.homology or options.leakage):
         return None
     return Relatives(examples.inputs, examples.ids, rule_of(options, kind))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from exapt.adapted import Adapted
-from exapt.building import Unknown
+from exapt.building import Tallies
 from exapt.builtin._writers import csv_rows
-from exapt.data.files import open_writer
+from exapt.data.files import open_writer, reader_of
 from exapt.data.leakage import Leakage, band_of
 from exapt.data.leakage import leakage as compare_rows
 from exapt.data.relatives import Relatives, rule_of
@@ -37,14 +37,18 @@ def data_options(
     *,
     labels: str = "",
     reader: str = "",
+    settings: Mapping[str, Any] | None = None,
 ) -> DataOptions:
     """Return how to read new data: with the columns that were learned from, unless others are named.
 
-    ``labels`` is a second table, ``reader`` the reader of the first where its suffix does not tell.
+    ``labels`` is a second table, ``reader`` the reader of the first where its suffix does not tell; ``settings`` are put
+    over the options of the reader that was learned with.
     Raises ``DataError`` if one column is named for an adapter that reads several inputs.
     """
     learned = adapted.resolved.recipe.data
     inputs = dict(learned.inputs)
+    known = reader_of(path, reader).options.model_fields if learned.reader else {}
+    options = {key: value for key, value in learned.reader.items() if key in known} | dict(settings or {})
     if input_:
         if len(inputs) > 1:
             raise DataError(f"this adapter reads several inputs, {', '.join(inputs)}; --input names one column only")
@@ -53,6 +57,7 @@ def data_options(
     return DataOptions(
         path=str(path),
         format=reader,
+        reader=options,
         inputs=inputs,
         id=id_ or "",
         labels=labels,
@@ -69,6 +74,7 @@ def predict_file(
     input_: str | None = None,
     id_: str | None = None,
     reader: str = "",
+    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> int:
@@ -76,18 +82,25 @@ def predict_file(
 
     Without ``out`` the answers go to stdout as CSV. At the end, ``tell`` hears what there is to note of the rows.
     """
-    chunks = stream_examples(path, data_options(adapted, path, input_, id_, reader=reader), _CHUNK, tell)
-    unknown = Unknown()
-    writing = open_writer(out, format_, overwrite=overwrite) if out else nullcontext(Stdout())
+    options = data_options(adapted, path, input_, id_, reader=reader, settings=settings)
+    chunks = stream_examples(path, options, _CHUNK, tell)
+    tallies = Tallies(adapted.tokenizer)
+    about = {"source": path, "answers": "prediction", "names": adapted.tasks, "facts": _facts(adapted)}
+    writing = open_writer(out, format_, overwrite=overwrite, about=about) if out else nullcontext(Stdout())
     rows = 0
     with writing as writer:
-        for columns in adapted.stream(chunks, unknown):
+        for columns in adapted.stream(chunks, tallies):
             batch = as_batch(columns)
             writer.write(batch)
             rows += batch.num_rows
-    for line in unknown.lines():
+    for line in tallies.lines():
         tell(line)
     return rows
+
+
+def _facts(adapted: Adapted) -> dict[str, Any]:
+    told = ("exapt", "plugins", "backbone", "tokenizer", "data", "metrics", "recipe")
+    return {key: adapted.manifest[key] for key in told}
 
 
 class Stdout:
@@ -129,6 +142,7 @@ def evaluate_file(
     id_: str | None = None,
     labels: str = "",
     reader: str = "",
+    settings: Mapping[str, Any] | None = None,
     against: Path | None = None,
     leakage: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
@@ -139,7 +153,7 @@ def evaluate_file(
     """
     if (leakage and not against) or (by and against):
         raise DataError("--leakage needs --against" if leakage and not against else "give --by or --against, not both")
-    options = data_options(adapted, path, input_, id_, labels=labels, reader=reader)
+    options = data_options(adapted, path, input_, id_, labels=labels, reader=reader, settings=settings)
     examples, report = read_examples(options, adapted.resolved.labels)
     notes = report.lines()
     if part:
@@ -153,9 +167,9 @@ def evaluate_file(
         examples, by = replace(examples, table=kept.append_column(_IDENTITY, names)), _IDENTITY
         if leakage:
             found.write(leakage)
-    unknown = Unknown()
-    metrics = adapted.evaluate(examples, by, unknown)
-    return metrics, [*notes, *unknown.lines()]
+    tallies = Tallies(adapted.tokenizer)
+    metrics = adapted.evaluate(examples, by, tallies)
+    return metrics, [*notes, *tallies.lines()]
 
 
 def _compared(adapted: Adapted, examples: Examples, against: Path, options: DataOptions) -> Leakage:

@@ -24,9 +24,11 @@ class DataOptions(Options):
 
     path: str = Field(description="Table to learn from: CSV, TSV, Parquet, JSONL, FASTA or what a plugin reads.")
     format: str = Field("", description="Reader to use; empty to choose by the file's suffix.")
+    reader: dict[str, Any] = Field({}, description="Options of the reader, such as the layer of an h5ad file.")
     inputs: dict[str, str] = Field(
         {"sequence": "sequence"},
-        description="Name of each input and the column that holds it; a lone column name does.",
+        description="Name of each input and the column that holds it; a lone column name does, and for a backbone of "
+        "cells or structures none is needed.",
     )
     id: str = Field("", description="Column of ids; empty for a column 'id' if there is one, else row numbers.")
     labels: str = Field(
@@ -76,6 +78,11 @@ class SplitOptions(Options):
     leakage: bool = Field(
         False,
         description="Report each test row's nearest training row, and the metrics by identity; on where homology is set.",
+    )
+    origins: tuple[str, ...] = Field(
+        (),
+        description="Columns of which to report the values that stand on both sides; of cells, those called donor, "
+        "patient, sample, batch and the like are reported unasked.",
     )
     fractions: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="Shares of train, valid and test.")
     stratify: bool = Field(True, description="Keep the share of each class the same in all parts.")

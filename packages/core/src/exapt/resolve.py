@@ -10,7 +10,7 @@ from typing import Any
 
 from exapt.errors import DataError, RecipeError
 from exapt.plugins import Offer, Plugins
-from exapt.recipe import Component, HeadChoice, Recipe, TrainingOptions, validated
+from exapt.recipe import Component, DataOptions, HeadChoice, Recipe, TrainingOptions, validated
 from exapt.specs import (
     AugmentationSpec,
     BackboneSpec,
@@ -153,6 +153,7 @@ def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
     together.
     """
     model = resolve_backbone(plugins, recipe.backbone, recipe.tokenizer, source)
+    recipe = recipe.model_copy(update={"data": read_by(recipe.data, model[0].offer.spec.accepts)})
     if recipe.tokenizer is None or not recipe.tokenizer.name:
         named = Component(name=_own_tokenizer(model[0].offer, plugins))
         recipe = recipe.model_copy(update={"tokenizer": named})
@@ -171,6 +172,14 @@ def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
     _check_augmentations(augmentations, model[0])
     _check_windows(model[0], heads, recipe)
     return Resolved(recipe, *model, heads, strategies, augmentations, _training(recipe, strategies))
+
+
+def read_by(data: DataOptions, accepts: str) -> DataOptions:
+    """Return how to read data for a backbone: a lone input is called what it ``accepts``, and so is its column unless named."""
+    if accepts == "sequence" or list(data.inputs) != ["sequence"]:
+        return data
+    column = data.inputs["sequence"] if "inputs" in data.model_fields_set else accepts
+    return data.model_copy(update={"inputs": {accepts: column}})
 
 
 def resolve_backbone(
@@ -259,7 +268,7 @@ def _with_engine(recipe: Recipe, modality: str) -> Recipe:
     """Write into the recipe what is to compare its sequences; raises ``RecipeError`` if nothing can align their kind."""
     options = recipe.split
     key = "homology" if options.homology else "leakage"
-    if not getattr(options, key):
+    if not getattr(options, key) or (modality == "cell" and key == "leakage"):
         return recipe
     if modality not in ("dna", "protein"):
         raise RecipeError(

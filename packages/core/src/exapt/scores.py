@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from exapt.building import Unknown
+from exapt.building import Tallies
 from exapt.data.files import open_table, open_writer
 from exapt.data.reference import Reference
 from exapt.data.variants import Unscored, VariantTable, unscored_lines
@@ -44,18 +44,18 @@ def score_table(
     At the end, ``tell`` hears of rows without a score and of letters that the model does not know.
     """
     table = VariantTable(path.name, columns or {}, Reference(reference) if reference else None, skip_mismatches)
-    unknown, unscored, rows = Unknown(), list[Unscored](), 0
+    tallies, unscored, rows = Tallies(scoring.tokenizer), list[Unscored](), 0
     for batch in open_table(path, reader):
         for begin in range(0, batch.num_rows, _ROWS):
             piece = pa.Table.from_batches([batch.slice(begin, _ROWS)])
             variants = list(table.variants(piece))
             unscored += (one for one in variants if isinstance(one, Unscored))
             left_out = unscored if skip_incomparable else None
-            scores = pa.array(scoring.scores(variants, unknown, left_out), pa.float32())
+            scores = pa.array(scoring.scores(variants, tallies, left_out), pa.float32())
             yield pa.record_batch({**table.shown(piece), "score": scores})
             rows += piece.num_rows
             progress(rows)
-    for line in (*unscored_lines(unscored), *unknown.lines()):
+    for line in (*unscored_lines(unscored), *tallies.lines()):
         tell(line)
 
 

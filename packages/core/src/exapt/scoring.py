@@ -10,7 +10,7 @@ import numpy as np
 
 from exapt import device as devices
 from exapt.adapted import Adapted
-from exapt.building import Unknown, build, build_backbone, build_tokenizer, encode_one, refuse_mistaken
+from exapt.building import Tallies, build, build_backbone, build_tokenizer, encode_one, refuse_mistaken
 from exapt.data.variants import Unscored, Variant
 from exapt.embedding import named_parts
 from exapt.errors import DataError, ExaptError, PluginError, RecipeError, listed
@@ -129,7 +129,7 @@ class Scoring:
     def scores(
         self,
         variants: Sequence[Variant | Unscored],
-        unknown: Unknown | None = None,
+        tallies: Tallies | None = None,
         unscored: list[Unscored] | None = None,
     ) -> list[float | None]:
         """Return the score of each variant, in natural logarithms, above 0 where the mutant is expected more.
@@ -138,7 +138,7 @@ class Scoring:
         ``DataError``, with the variant, for them otherwise, for letters that the model cannot read, and for what it has
         no room for.
         """
-        pairs = {row: self._pairs(one, unknown) for row, one in enumerate(variants) if isinstance(one, Variant)}
+        pairs = {row: self._pairs(one, tallies) for row, one in enumerate(variants) if isinstance(one, Variant)}
         refuse_mistaken(self.tokenizer, [pair[0] for some in pairs.values() for pair in some], self.name)
         totals = self.expectations.sums(self._asked(variants, pairs, unscored), len(variants))
         # In the precision of the passes: more digits would differ from one order of rows to another.
@@ -166,12 +166,12 @@ class Scoring:
             for question in questions:
                 yield row, question
 
-    def _pairs(self, variant: Variant, unknown: Unknown | None) -> list[tuple[Any, Any]]:
+    def _pairs(self, variant: Variant, tallies: Tallies | None) -> list[tuple[Any, Any]]:
         """Return wild type and mutant, cut to what the model takes, and every view of the two."""
         pair = self._window(variant)
-        if unknown is not None:
+        if tallies is not None:
             for what, value in zip(("wild type", "mutant"), pair, strict=True):
-                unknown.count(what, [self._encode(variant.where, value)])
+                tallies.count(what, [value], [self._encode(variant.where, value)])
         return self._viewed(variant.where, pair)
 
     def _viewed(self, where: str, pair: tuple[Any, Any]) -> list[tuple[Any, Any]]:

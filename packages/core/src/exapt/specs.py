@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from exapt.data.tables import Reader, Writer
     from exapt.parts import Augmentation, Backbone, Head, HeadContext, Scorer, Strategy, Tokenizer
 
@@ -46,6 +45,18 @@ class Windowed(Options):
     overlap: float = Field(
         0.25, ge=0, le=0.9, description="Least share of a window that it has in common with the next one."
     )
+
+
+class Annotating(Options):
+    """Options of a writer that puts answers back beside what they are about: core fills them in."""
+
+    source: Path = Field(description="Table that the answers are about, whose rows are all answered, in their order.")
+    answers: Literal["embedding", "prediction"] = Field(description="What is written.")
+    names: dict[str, str] = Field(
+        description="What the answers are called: the backbone, or each task by how its columns begin."
+    )
+    facts: dict[str, Any] = Field(description="Where the answers come from, to be kept with them as JSON.")
+    replace: bool = Field(description="Whether earlier answers of the same name may go.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +107,17 @@ class ReaderSpec(Spec):
     suffixes: tuple[str, ...]
     """File name endings, with the dot; ``.gz`` after them is core's business."""
     build: Callable[[Any, Path], Reader]
+    members: tuple[str, ...] = ()
+    """Names of files, any one of which tells that the folder that holds it is a table of this format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriterSpec(Spec):
-    """Where answers and embeddings go. ``build(options, path)`` gives a ``Writer``; core renames the file when it is whole."""
+    """Where answers and embeddings go. ``build(options, path)`` gives a ``Writer``; core renames the file when it is whole.
+
+    With options derived from ``Annotating`` it writes a copy of the table that the answers are about, with them in it;
+    such a file may take the table's own place.
+    """
 
     kind: ClassVar[str] = "writer"
 

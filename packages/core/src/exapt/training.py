@@ -16,6 +16,7 @@ from exapt import device as devices
 from exapt.adapted import Adapted, encode_labels
 from exapt.broadcast import Broadcast, claimed, run_folder
 from exapt.building import (
+    Tallies,
     build_augmentations,
     build_backbone,
     build_model,
@@ -26,7 +27,6 @@ from exapt.building import (
     probe_inputs,
     refuse_too_long,
     source_of,
-    unknown_report,
 )
 from exapt.checkpoint import Checkpoints
 from exapt.errors import RecipeError
@@ -123,6 +123,9 @@ class _Session:
             name: encode(tokenizer, values, examples.ids, self.name, self.resolved.backbone, self.resolved.tokenizer)
             for name, values in examples.inputs.items()
         }
+        self.tallies = Tallies(tokenizer)
+        for name, values in examples.inputs.items():
+            self.tallies.count(name, values, encodings[name])
         self.probed = [tokenizer.encode(probe) for probe in self.probes]
         self.tokenizer_word = fingerprint_tokenizer(tokenizer, self.probes)
         return encodings
@@ -177,7 +180,7 @@ class _Session:
         bare = Rows(inputs, {}, heads, self.resolved.answered, source)
         targets = encode_labels(bare, self.table.examples, self.resolved)
         # Said once nothing of the data can be refused any more, so that a refusal stands alone.
-        for note in (*self.table.notes, *unknown_report(encodings)):
+        for note in (*self.table.notes, *self.tallies.lines()):
             self._note(note)
         # Features are kept only of inputs that stay the same, under a backbone that nothing changes: not one that learns,
         # nor one that was changed before.

@@ -6,6 +6,7 @@ and copied behind the right header on closing.
     ids           n names
     embeddings    [n, width], one row an input; or [units, width], one row a unit of all inputs in turn
     offsets       [n + 1], only for units: those of input i are rows offsets[i] to offsets[i + 1]
+    empty         [n], only for cells: whether no gene of input i is known, so that its row says nothing
 """
 
 from __future__ import annotations
@@ -54,24 +55,29 @@ class _Embeddings:
         self._name_ends = _Growing(path.with_name(f"{path.name}.ids_offsets"))
         self._vectors = _Growing(path.with_name(f"{path.name}.embeddings"))
         self._ends = _Growing(path.with_name(f"{path.name}.offsets"))
+        self._empty = _Growing(path.with_name(f"{path.name}.empty"))
         self._kind: pa.DataType = None
         self._rows = self._longest = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Append a batch with the columns ``id`` and ``embedding``, a vector or a list of vectors an input."""
+        """Append a batch with the columns ``id``, ``embedding`` (a vector or a list of vectors an input) and maybe ``empty``."""
         if self._kind is None:
             self._begin(batch.schema)
         column = batch.column("embedding")
         if column.null_count or column.type != self._kind:
             raise OutputError(f"the embeddings are not all {self._kind}.")
         self._add_ids(batch.column("id").to_pylist())
+        if self._marked:
+            self._empty.append(bytes(batch.column("empty").to_pylist()))
         if self._per_unit:
             column = self._add_ends(column)
         self._vectors.append(column.flatten().to_numpy(zero_copy_only=False).tobytes())
         self._rows += batch.num_rows
 
     def _begin(self, schema: pa.Schema) -> None:
-        vector = schema.field("embedding").type if schema.names == ["id", "embedding"] else pa.null()
+        self._marked = "empty" in schema.names
+        rest = [name for name in schema.names if name != "empty"]
+        vector = schema.field("embedding").type if rest == ["id", "embedding"] else pa.null()
         self._kind = vector
         self._per_unit = pa.types.is_list(vector) or pa.types.is_large_list(vector)
         if self._per_unit:
@@ -109,7 +115,7 @@ class _Embeddings:
 
 
 class Npz(_Embeddings):
-    """An npz that ``numpy.load(..., allow_pickle=False)`` opens: ids, embeddings and, for units, offsets."""
+    """An npz that ``numpy.load(..., allow_pickle=False)`` opens: ids, embeddings and, for units, offsets, for cells empty."""
 
     def close(self) -> None:
         """Put the archive together."""
@@ -119,6 +125,9 @@ class Npz(_Embeddings):
                     file.write(np.array(names, f"<U{self._longest}").tobytes())
             with _member(archive, "embeddings", self._type, self._shape) as file:
                 self._vectors.pour(file)
+            if self._marked:
+                with _member(archive, "empty", np.dtype(np.bool_), (self._rows,)) as file:
+                    self._empty.pour(file)
             if self._per_unit:
                 with _member(archive, "offsets", np.dtype(np.int64), (self._rows + 1,)) as file:
                     self._ends.pour(file)
@@ -159,6 +168,8 @@ class Safetensors(_Embeddings):
             tensors["offsets"] = ("I64", (self._rows + 1,), self._ends)
         # The widest numbers come first, so that each tensor begins at a multiple of its own width.
         tensors["embeddings"] = (_NAMES[self._type.name], self._shape, self._vectors)
+        if self._marked:
+            tensors["empty"] = ("BOOL", (self._rows,), self._empty)
         tensors["ids"] = ("U8", (self._names.size,), self._names)
         header: dict[str, Any] = {}
         end = 0

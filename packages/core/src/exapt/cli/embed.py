@@ -7,13 +7,19 @@ from pathlib import Path
 import rich_click as click
 
 from exapt.cli.output import note
-from exapt.cli.train import settings_of
+from exapt.cli.train import options_of, settings_of
+from exapt.errors import OutputError
 
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--backbone", required=True, help="Pretrained model: a checkpoint, or FAMILY:PATH_OR_REPO.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Parquet, npz or safetensors file.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Parquet, npz or safetensors file, or one like DATA; without it DATA itself, if embeddings can stand there.",
+)
 @click.option("--per", type=click.Choice(["sequence", "residue"]), default="sequence", help="One vector for each.")
 @click.option(
     "--pooling", type=click.Choice(["mean", "max", "cls"]), default="mean", help="How a sequence gets its vector."
@@ -24,9 +30,9 @@ from exapt.cli.train import settings_of
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Option of backbone or tokenizer, such as backbone.windows=pool.",
+    help="Option of backbone, tokenizer or reader, such as backbone.windows=pool.",
 )
-@click.option("--input", "input_", default="sequence", help="Column of the inputs.")
+@click.option("--input", "input_", help="Column of the inputs (default: what the backbone reads, such as sequence).")
 @click.option("--id", "id_", default="", help="Column of the ids.")
 @click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
 @click.option("--format", "format_", default="", help="Writer to use, if the file's suffix does not tell.")
@@ -35,12 +41,12 @@ from exapt.cli.train import settings_of
 def embed(
     data: Path,
     backbone: str,
-    out: Path,
+    out: Path | None,
     per: str,
     pooling: str,
     layer: int,
     settings: tuple[str, ...],
-    input_: str,
+    input_: str | None,
     id_: str,
     reader: str,
     format_: str,
@@ -51,13 +57,19 @@ def embed(
 
     What is done is kept in OUT.parts until the end: the same command goes on where it was interrupted.
     """
+    from exapt.data.files import own_place
     from exapt.embedding import Embedder, embed_file
     from exapt.recipe import DataOptions
 
+    out = out or own_place(data, format_)
+    if out is None:
+        raise OutputError(f"say with -o which file the embeddings of '{data}' go to")
     chosen = settings_of(settings)
+    reading = options_of(chosen.pop("reader", {}), "reader")
     embedder = Embedder.of(backbone, "none" if per == "residue" else pooling, layer, device, chosen)
     if embedder.licence:
         note(f"licence of {embedder.licence}")
-    options = DataOptions(path=str(data), format=reader, inputs={"sequence": input_}, id=id_)
+    named = {"inputs": {"sequence": input_}} if input_ else {}
+    options = DataOptions(path=str(data), format=reader, reader=reading, id=id_, **named)
     rows = embed_file(embedder, data, out, data=options, format=format_, overwrite=overwrite, tell=note)
     note(f"{rows:,} rows in {out}")

@@ -8,6 +8,7 @@ from typing import Any
 import rich_click as click
 
 from exapt.cli.output import note, number, say_json, say_table
+from exapt.cli.train import reader_options
 
 
 @click.command()
@@ -27,10 +28,13 @@ from exapt.cli.output import note, number, say_json, say_table
 @click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
 @click.option("--id", "id_", help="Column of the ids.")
 @click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Option of the reader: reader.KEY=VALUE.")
 @click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate(adapter: Path, data: Path, backbone: str, device: str, as_json: bool, **flags: Any) -> None:
+def evaluate(
+    adapter: Path, data: Path, backbone: str, device: str, as_json: bool, settings: tuple[str, ...], **flags: Any
+) -> None:
     """Measure ADAPTER on the labelled rows of DATA.
 
     DATA has the columns that ADAPTER was learned from, labels included, unless --labels names their table.
@@ -38,8 +42,9 @@ def evaluate(adapter: Path, data: Path, backbone: str, device: str, as_json: boo
     from exapt.api import load
     from exapt.prediction import evaluate_file
 
+    reading = reader_options(settings)
     adapted = load(adapter, backbone=backbone, device=device)
-    report, notes = evaluate_file(adapted, data, **flags)
+    report, notes = evaluate_file(adapted, data, settings=reading, **flags)
     for line in notes:
         note(line)
     if as_json:

@@ -102,6 +102,22 @@ def settings_of(given: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def options_of(given: Any, what: str) -> dict[str, Any]:
+    """Return the options of one component. Raises ``RecipeError`` for a value that stands for none of them."""
+    if not isinstance(given, dict):
+        raise RecipeError(f"'{what}' is {given!r}: name an option, {what}.KEY=VALUE")
+    return given
+
+
+def reader_options(given: tuple[str, ...]) -> dict[str, Any]:
+    """Return what ``--set`` says of the reader. Raises ``RecipeError`` where it speaks of anything else."""
+    found = settings_of(given)
+    other = found.keys() - {"reader"}
+    if other:
+        raise RecipeError(f"there are options of the reader here, not of '{min(other)}': --set reader.KEY=VALUE")
+    return options_of(found.get("reader", {}), "reader")
+
+
 def _put_components(recipe: dict[str, Any], flags: dict[str, Any]) -> None:
     """Let flags replace the file's components: options said for another one go with it."""
     if flags["backbone"] is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from exapt.cells import CellType, cells_of
 from exapt.errors import DataError
 
 DIGEST = 16
@@ -20,9 +21,10 @@ def check_column(table: pa.Table, column: str, name: str) -> None:
 
 
 def column_values(table: pa.Table, column: str, name: str) -> list[Any]:
-    """Return a column as Python values: text as ``str``, everything else as it is typed in the file."""
+    """Return a column as Python values: text as ``str``, cells as ``Cell``, everything else as it is typed in the file."""
     check_column(table, column, name)
-    return list(table.column(column).to_pylist())
+    values = table.column(column)
+    return cells_of(values) if isinstance(values.type, CellType) else list(values.to_pylist())
 
 
 def find_id_column(table: pa.Table, wanted: str, name: str) -> str:

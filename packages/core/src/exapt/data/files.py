@@ -7,15 +7,16 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from exapt.errors import ComponentError, DataError, OutputError, listed
 from exapt.plugins import Plugins, current
-from exapt.specs import ReaderSpec, WriterSpec
+from exapt.recipe import validated
+from exapt.specs import Annotating, Options, ReaderSpec, WriterSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,20 +26,49 @@ if TYPE_CHECKING:
 F = TypeVar("F", ReaderSpec, WriterSpec)
 
 
-def open_table(path: str | Path, format: str = "", plugins: Plugins | None = None) -> Reader:  # noqa: A002
-    """Open a table with the reader of that name or, without one, the reader whose suffix the file has.
+def open_table(
+    path: str | Path,
+    format: str = "",  # noqa: A002
+    plugins: Plugins | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Reader:
+    """Open a table with the reader of that name or, without one, the reader that the file's suffix tells.
 
-    Raises ``DataError`` for a file that is not there or that no installed reader reads.
+    A folder is a table where a reader knows it by the files in it. ``options`` are the reader's own. Raises
+    ``DataError`` for a file that is not there or that no installed reader reads, ``RecipeError`` for an option that the
+    reader does not have.
     """
     path = Path(path)
-    _check_readable(path)
+    spec = reader_of(path, format, plugins)
+    return spec.build(validated(spec.options, options or {}, f"reader '{spec.name}'"), path)
+
+
+def reader_of(path: Path, format: str = "", plugins: Plugins | None = None) -> ReaderSpec:  # noqa: A002
+    """Return what ``open_table`` reads a file or a folder with."""
     plugins = plugins or current()
-    if format:
-        spec = plugins.get(ReaderSpec, format).spec
-    else:
-        name = path.name.lower()
-        spec = _by_suffix(plugins, ReaderSpec, path, {name, name.removesuffix(".gz")})
-    return spec.build(spec.options(), path)
+    if _is_folder(path):
+        known = _by_members(path, plugins)
+        return plugins.get(ReaderSpec, format).spec if format else known
+    _check_readable(path)
+    name = path.name.lower()
+    named = plugins.get(ReaderSpec, format).spec if format else None
+    return named or _by_suffix(plugins, ReaderSpec, path, {name, name.removesuffix(".gz")})
+
+
+def _is_folder(path: Path) -> bool:
+    with suppress(OSError):
+        return path.is_dir()
+    return False
+
+
+def _by_members(path: Path, plugins: Plugins) -> ReaderSpec:
+    offers = plugins.offers(ReaderSpec)
+    fits = [offer.spec for offer in offers if any((path / member).is_file() for member in offer.spec.members)]
+    if fits:
+        return fits[0]
+    members = {member for offer in offers for member in offer.spec.members}
+    known = f", and holds none of {listed(members)}" if members else ""
+    raise DataError(f"'{path}' is a folder, not a file{known}.")
 
 
 def _check_readable(path: Path) -> None:
@@ -47,8 +77,6 @@ def _check_readable(path: Path) -> None:
             return
     except FileNotFoundError:
         raise DataError(f"there is no file '{path}'.") from None
-    except IsADirectoryError:
-        raise DataError(f"'{path}' is a folder, not a file.") from None
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror}.") from None
 
@@ -84,9 +112,15 @@ def _unfit(plugins: Plugins, kind: type[F], path: Path) -> DataError | OutputErr
 
 
 def table_sha256(path: str | Path) -> str:
-    """Return the sha256 of a file as it lies on the disk, in hexadecimal."""
-    _check_readable(Path(path))
-    with Path(path).open("rb") as file:
+    """Return the sha256 of a file as it lies on the disk, or of the names and contents of a folder's files, in hexadecimal."""
+    path = Path(path)
+    if _is_folder(path):
+        _by_members(path, current())
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        parts = "".join(f"{file.name} {table_sha256(file)}\n" for file in files)
+        return hashlib.sha256(parts.encode()).hexdigest()
+    _check_readable(path)
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -97,9 +131,9 @@ class AtomicWriter:
     ``with`` block moves it into place, and leaving by an exception throws it all away.
     """
 
-    def __init__(self, path: Path, spec: WriterSpec) -> None:
+    def __init__(self, path: Path, spec: WriterSpec, options: Options) -> None:
         self.path = path
-        self._spec = spec
+        self._spec, self._options = spec, options
         self._rows = 0
 
     def __enter__(self) -> Self:
@@ -117,7 +151,7 @@ class AtomicWriter:
         # A writer may leave a file that its owner alone can read; the mode of this one honours the umask.
         self._draft.touch()
         self._mode = stat.S_IMODE(self._draft.stat().st_mode)
-        self._writer: Writer = self._spec.build(self._spec.options(), self._draft)
+        self._writer: Writer = self._spec.build(self._options, self._draft)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; all batches have the schema of the first."""
@@ -160,18 +194,41 @@ def open_writer(
     plugins: Plugins | None = None,
     *,
     overwrite: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> AtomicWriter:
     """Prepare a file for answers or embeddings, with the writer of that name or of the file's suffix.
 
-    Raises ``OutputError`` for a folder that is not there, a file that is, and a suffix that no installed writer has.
+    ``about`` holds the options of a writer that puts answers back beside what they are ``Annotating``, all but
+    ``replace``. Raises ``OutputError`` for a folder that is not there, a file that is, and a suffix that no installed
+    writer has.
     """
     path = Path(path)
     plugins = plugins or current()
     named = plugins.get(WriterSpec, format).spec if format else None
     spec = named or _by_suffix(plugins, WriterSpec, path, {path.name.lower()})
+    back = issubclass(spec.options, Annotating)
+    if back and about is None:
+        raise OutputError(f"the writer '{spec.name}' adds embeddings and predictions to the table that they are about.")
+    # A copy with more in it may take the place of what it is a copy of; nothing is lost by that.
+    in_place = back and about is not None and path.resolve() == Path(about["source"]).resolve()
     with _writing(path):
-        _check_free(path, overwrite)
-    return AtomicWriter(path, spec)
+        _check_free(path, overwrite or in_place)
+    options = spec.options.model_validate({**(about or {}), "replace": overwrite} if back else {})
+    return AtomicWriter(path, spec, options)
+
+
+def own_place(table: Path, format: str = "", plugins: Plugins | None = None) -> Path | None:  # noqa: A002
+    """Return the table's own path, if a writer of its suffix, or of that name, puts answers back into tables."""
+    plugins = plugins or current()
+    try:
+        spec = (
+            plugins.get(WriterSpec, format).spec
+            if format
+            else _by_suffix(plugins, WriterSpec, table, {table.name.lower()})
+        )
+    except (OutputError, ComponentError):
+        return None
+    return table if issubclass(spec.options, Annotating) else None
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -115,7 +115,7 @@ def read_examples(options: DataOptions, labels: Labels, *, keep_labels: bool = T
     rows without a label are dropped instead, and counted, where the options say so.
     """
     source = _Source(Path(options.path), options)
-    read = source.examples(_whole(options.path, options.format))
+    read = source.examples(_whole(options.path, options.format, options.reader))
     if not keep_labels:
         return read, Report(source.name, len(read), repeated=source.repeated)
     table, unused = _with_second(read, options, labels)
@@ -136,8 +136,8 @@ def read_examples(options: DataOptions, labels: Labels, *, keep_labels: bool = T
     return (_without(examples, missing) if missing else examples), report
 
 
-def _whole(path: str, format: str = "") -> pa.Table:  # noqa: A002
-    batches = list(open_table(path, format))
+def _whole(path: str, format: str = "", reader: Mapping[str, Any] | None = None) -> pa.Table:  # noqa: A002
+    batches = list(open_table(path, format, options=reader))
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"{Path(path).name} has no rows.")
     return pa.Table.from_batches(batches)
@@ -172,7 +172,7 @@ def stream_examples(
     Raises ``DataError`` like ``read_examples``, for a fault of the inputs when it is met.
     """
     source = _Source(Path(path), options)
-    reader = open_table(path, options.format)
+    reader = open_table(path, options.format, options=options.reader)
     return _streamed(source, reader, chunk, tell)
 
 

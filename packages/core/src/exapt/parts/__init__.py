@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from exapt.parts.backbone import Backbone, LanguageModel, Windows, cast_features
 from exapt.parts.head import Head, HeadContext
-from exapt.parts.inputs import NO_UNIT, Array, Batch, Encoding, Features, Pooled, Pooling, Tokenizer, unit_spans
+from exapt.parts.inputs import NO_UNIT, Array, Batch, Encoding, Features, Pooled, Pooling, Tally, Tokenizer, unit_spans
 from exapt.parts.transfer import Augmentation, Changed, Learns, Question, Scorer, Strategy
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Question",
     "Scorer",
     "Strategy",
+    "Tally",
     "Tokenizer",
     "Windows",
     "cast_features",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,6 +48,11 @@ class Encoding:
     def tokens(self) -> int:
         """Number of tokens, special ones included."""
         return len(self.spans)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no token stands for a unit: a cell of which no gene is known pools to zeros."""
+        return not (self.spans[:, 0] != NO_UNIT).any()
 
 
 @dataclass
@@ -170,6 +175,36 @@ class Pooled:
         return self.vectors
 
 
+class Tally(ABC):
+    """Counts what becomes of the inputs while they are encoded, for what there is to tell of them all."""
+
+    @abstractmethod
+    def count(self, values: Sequence[Any], encodings: Sequence[Encoding]) -> None:
+        """Take in some inputs and what became of them. Raises ``DataError`` where too little of them is known."""
+
+    @abstractmethod
+    def lines(self, name: str) -> list[str]:
+        """Return what there is to tell, one sentence a line, of the input called ``name``; none if all is well."""
+
+
+class Letters(Tally):
+    """Counts the letters that a vocabulary does not know."""
+
+    def __init__(self) -> None:
+        self._letters = self._records = self._values = 0
+
+    def count(self, values: Sequence[Any], encodings: Sequence[Encoding]) -> None:
+        """Take in some sequences."""
+        self._letters += sum(encoding.unknown for encoding in encodings)
+        self._records += sum(encoding.unknown > 0 for encoding in encodings)
+        self._values += len(encodings)
+
+    def lines(self, name: str) -> list[str]:
+        """Return one line if there were any such letters."""
+        said = f"{self._letters:,} unknown letters in {self._records:,} of {self._values:,} values of '{name}'"
+        return [said] if self._letters else []
+
+
 class Tokenizer(ABC):
     """Turns one input into one unpadded ``Encoding``."""
 
@@ -183,6 +218,10 @@ class Tokenizer(ABC):
     """Ids of ``mask``, of tokens that stand for no unit, and of that for unknown ones: never hidden, never guessed."""
     ids: str = "input_ids"
     """Name of the array that holds the tokens' ids."""
+
+    def tally(self) -> Tally:
+        """Return a new tally of inputs that are about to be encoded."""
+        return Letters()
 
     @abstractmethod
     def encode(self, value: Any) -> Encoding:

@@ -353,7 +353,7 @@ FAULTS = [
         "batch-invariance: input 0 (11 tokens, padded to 11) differs by 1 in reversed order; at most 1e-05 is allowed",
     ),
     (of(CutOff), "input-matters: input 0 has the same features with 'R' and 'A' at position 10"),
-    (of(EmptyBreaks), "empty-input: an empty sequence has a summary that is not finite"),
+    (of(EmptyBreaks), "empty-input: an empty input has a summary that is not finite"),
     (of(FinalNormForgotten), "layers: layer 2, the last, differs by 1 from forward"),
     (of(LayersOffByOne), "layers: layer 1 is the same as layer 0"),
     (of(AlwaysFromTheStart), "layers: features resumed after block 1 differ by 0.23; at most 1e-05 is allowed"),

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from exapt.cells import Cell
 from exapt.errors import DataError
 from exapt.parts import Encoding, unit_spans
 from exapt.testing import CHECKS, LETTERS, ConformanceError, check_tokenizer
@@ -135,6 +136,56 @@ class AnotherEachTime(Letters):
         self.vocabulary = {**Letters.vocabulary, "<build>": next(self.builds)}
 
 
+class Genes(Letters):
+    """Reads the genes that a cell expresses, named by letters, in the order of the table."""
+
+    def encode(self, value):
+        cell = Cell.of(value)
+        known = [unit for unit, name in enumerate(cell.names) if name in self.vocabulary]
+        ids = np.array([self.vocabulary[cell.names[unit]] for unit in known], dtype=np.int64)
+        spans = np.repeat(np.array(known, dtype=np.int64)[:, None], 2, 1)
+        unknown = len(cell.places) - len(known)
+        return Encoding({"input_ids": ids}, {"input_ids": 0}, spans, len(cell.places), unknown)
+
+
+class StrangersForgotten(Genes):
+    def encode(self, value):
+        return replace(super().encode(value), unknown=0)
+
+
+class UnitsOfTheTable(Genes):
+    """Counts the genes of the table, expressed or not."""
+
+    def encode(self, value):
+        return replace(super().encode(value), length=len(Cell.of(value).genes))
+
+
+class GenesTwice(Genes):
+    def encode(self, value):
+        given = super().encode(value)
+        spans = given.spans.copy()
+        spans[1:] = spans[:1]
+        return replace(given, spans=spans)
+
+
+class PlacesRead(Genes):
+    """Reads where in the table a gene stands."""
+
+    def encode(self, value):
+        given = super().encode(value)
+        return replace(given, arrays={"input_ids": Cell.of(value).places[: given.tokens].astype(np.int64)})
+
+
+CELLS = ({"genes": ["A", "B", "C"], "counts": [2, 0, 1]}, {"genes": ["C", "D"], "counts": [1, 5]})
+CELL_FAULTS = [
+    (StrangersForgotten, "genes-counted: input 0 with a gene that is not known counts 0 unknown in 3 units"),
+    (UnitsOfTheTable, "genes-counted: input 0 expresses 2 genes, but has 3 units"),
+    (GenesTwice, "genes-counted: input 0 has a token on several genes, or a gene under several tokens"),
+    (
+        PlacesRead,
+        "silent-genes: input 0 gives other tokens where its table has one more gene, which it does not express",
+    ),
+]
 FAULTS = [
     (PadsForgotten, "arrays-fit: input 0 has arrays input_ids, but pads for none"),
     (RowsShort, "arrays-fit: input 0 has 10 rows of 'input_ids' for 11 tokens"),
@@ -170,6 +221,18 @@ def test_a_tokenizer_with_a_fault_is_told_of_it(kind, message):
     with pytest.raises(ConformanceError) as caught:
         check_tokenizer(spec, inputs=(*INPUTS, "MXXXKAR", "RKR"))
     assert str(caught.value) == f"tokenizer 'tiny-letters' fails {message}"
+
+
+@pytest.mark.parametrize(("kind", "message"), CELL_FAULTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_tokenizer_of_cells_with_a_fault_is_told_of_it(kind, message):
+    spec = replace(LETTERS, build=lambda _options: kind())
+    with pytest.raises(ConformanceError) as caught:
+        check_tokenizer(spec, inputs=CELLS)
+    assert message in str(caught.value)
+
+
+def test_a_tokenizer_may_read_cells():
+    check_tokenizer(replace(LETTERS, build=lambda _options: Genes()), inputs=CELLS)
 
 
 def test_a_vocabulary_in_the_order_of_a_set_is_found_in_another_process(tmp_path, monkeypatch):
@@ -230,4 +293,6 @@ def test_a_tokenizer_may_read_overlapping_words():
 
 
 def test_every_check_of_a_tokenizer_has_a_fault_that_it_finds():
-    assert {message.partition(":")[0] for _, message in FAULTS} == {check.name for check in CHECKS["tokenizer"]}
+    assert {message.partition(":")[0] for _, message in (*FAULTS, *CELL_FAULTS)} == {
+        check.name for check in CHECKS["tokenizer"]
+    }

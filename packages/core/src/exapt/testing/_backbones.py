@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from exapt.errors import DataError, RecipeError
 from exapt.parts import Backbone, Batch, Features
 from exapt.specs import Checkpoint
 from exapt.testing._backbone_case import TOLERANCE, BackboneCase, gap, read
+from exapt.testing._cells import emptied, expressed, is_cell, without
 from exapt.testing._check import Check, Faults
 
 # SPDX identifiers hold no blanks; 'GPL' or 'Apache' alone name no version, and 'unknown' or 'other' no licence.
@@ -118,7 +120,10 @@ def _differs(case: BackboneCase, other: Callable[[int], Features], how: str) -> 
 
 
 def input_matters(case: BackboneCase) -> Faults:
-    """The first, the middle and the last letter of a sequence each change its features."""
+    """The first, the middle and the last letter of a sequence each change its features, as a cell's strongest gene does."""
+    for place, value in enumerate(case.inputs):
+        if is_cell(value) and torch.equal(_first(case, value), _first(case, without(value, expressed(value)[0]))):
+            yield f"input {place} has the same features without the gene '{value['genes'][expressed(value)[0]]}'"
     alphabet = sorted({letter for value in case.inputs if isinstance(value, str) for letter in value})
     for place, value in enumerate(case.inputs):
         for position in sorted({0, len(value) // 2, len(value) - 1}) if isinstance(value, str) and value else ():
@@ -129,25 +134,33 @@ def input_matters(case: BackboneCase) -> Faults:
                     yield f"input {place} has the same features with {letters} at position {position + 1}"
 
 
+def _first(case: BackboneCase, value: Any) -> torch.Tensor:
+    # A cell without one of its genes has a token less.
+    return read(case.backbone, collate([case.tokenizer.encode(value)])).pool("mean")
+
+
 def _alone(case: BackboneCase, value: str) -> torch.Tensor:
     return read(case.backbone, collate([case.tokenizer.encode(value)])).hidden
 
 
 def empty_input(case: BackboneCase) -> Faults:
-    """A sequence without units pools to zeros and leaves its neighbours as they are."""
-    if not isinstance(case.inputs[0], str):
+    """A sequence without units, or a cell that expresses nothing, pools to zeros and leaves its neighbours as they are."""
+    first = case.inputs[0]
+    if not isinstance(first, str) and not is_cell(first):
         return
     try:
-        empty = case.tokenizer.encode("")
+        empty = case.tokenizer.encode(emptied(first) if is_cell(first) else "")
     except DataError:
         return
+    if is_cell(first) and not read(case.backbone, collate([empty, empty])).pool("mean").eq(0).all():
+        yield "a batch of empty cells alone does not pool to zeros"
     features = read(case.backbone, collate([*case.encodings, empty]))
     for pooling in ("mean", "max"):
         if features.pool(pooling)[-1].any() or not features.pool(pooling).isfinite().all():
-            yield f"an empty sequence makes {pooling} pooling something else than zeros"
+            yield f"an empty input makes {pooling} pooling something else than zeros"
     if features.summary is not None and not features.summary.isfinite().all():
-        yield "an empty sequence has a summary that is not finite"
-    yield from _differs(case, lambda place: _row(features, place), "beside an empty sequence")
+        yield "an empty input has a summary that is not finite"
+    yield from _differs(case, lambda place: _row(features, place), "beside an empty input")
 
 
 def layers(case: BackboneCase) -> Faults:

@@ -24,6 +24,7 @@ from exapt.specs import (
 from exapt.testing._augmentations import AUGMENTATION_CHECKS, AugmentationCase
 from exapt.testing._backbone_case import BackboneCase
 from exapt.testing._backbones import FEATURE_CHECKS
+from exapt.testing._cells import CELL_CHECKS
 from exapt.testing._check import Check, options_of, run_checks
 from exapt.testing._head_case import HeadCase, lengths_of
 from exapt.testing._heads import HEAD_CHECKS
@@ -38,7 +39,7 @@ from exapt.testing.tiny import LETTERS, MASKED_LETTERS, TINY
 
 CHECKS: Mapping[str, tuple[Check[Any], ...]] = {
     "plugin": PLUGIN_CHECKS,
-    "tokenizer": TOKENIZER_CHECKS,
+    "tokenizer": (*TOKENIZER_CHECKS, *CELL_CHECKS),
     "backbone": (*BUILD_CHECKS, *FEATURE_CHECKS, *LEARNING_CHECKS),
     "head": HEAD_CHECKS,
     "head without labels": POSED_HEAD_CHECKS,

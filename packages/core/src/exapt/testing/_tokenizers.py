@@ -175,7 +175,7 @@ def repeatable(case: TokenizerCase) -> Faults:
         for place, (one, other) in enumerate(zip(case.encodings, encodings, strict=True)):
             if tokens_of([one]) != tokens_of([other]):
                 yield f"input {place} gives other tokens when it is read {when}"
-    if home_of(case.spec) and all(isinstance(value, str) for value in case.inputs):
+    if home_of(case.spec) and all(isinstance(value, (str, dict)) for value in case.inputs):
         answer = ask_fresh_process({"tokenizer": part(case.spec, case.options), "inputs": list(case.inputs)})
         if answer["tokens"] != tokens_of(case.encodings):
             yield "the inputs give other tokens in a fresh process"

@@ -182,7 +182,7 @@ def saved_and_loaded(case: BackboneCase) -> Faults:
 
 def _fresh_process(case: BackboneCase, learned: Backbone, file: Path) -> Faults:
     findable = home_of(case.spec) and home_of(case.tokenizer_spec)
-    if not findable or not all(isinstance(value, str) for value in case.inputs):
+    if not findable or not all(isinstance(value, (str, dict)) for value in case.inputs):
         return
     answer = ask_fresh_process(
         {

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exapt.api import Adapted, compare, embed, load, score, train
+    from exapt.api import Adapted, Embedder, compare, embed, load, score, train
     from exapt.errors import (
         AdapterError,
         ComponentError,
@@ -39,7 +39,7 @@ __version__ = "0.3.0"
 
 # Names are fetched when first asked for, so that `import exapt`, and with it every plugin and `--help`, stays light.
 _HOMES = {
-    "exapt.api": ("Adapted", "compare", "embed", "load", "score", "train"),
+    "exapt.api": ("Adapted", "Embedder", "compare", "embed", "load", "score", "train"),
     "exapt.errors": (
         "AdapterError",
         "ComponentError",
@@ -79,6 +79,7 @@ __all__ = [
     "Checkpoint",
     "ComponentError",
     "DataError",
+    "Embedder",
     "Event",
     "ExaptError",
     "HeadSpec",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -59,11 +59,15 @@ class Adapted:
         adapter.write(Path(folder), self.model, self.manifest)
 
     def predict(
-        self, inputs: Sequence[Any] | Mapping[str, Sequence[Any]], ids: Sequence[str] | None = None
+        self,
+        inputs: Sequence[Any] | Mapping[str, Sequence[Any]],
+        ids: Sequence[str] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> pa.Table:
         """Answer for some inputs (a list, or one list per named input); one row each, in their order.
 
-        Raises ``DataError`` for an input that the backbone cannot read, and for lists of unequal length.
+        ``tell`` hears what there is to note of the inputs. Raises ``DataError`` for an input that the backbone cannot
+        read, and for lists of unequal length.
         """
         import pyarrow as pa
 
@@ -75,7 +79,11 @@ class Adapted:
                 raise DataError(f"the input '{name}' has {len(values)} values where another has {count}")
         if named and len(ids) != count:
             raise DataError(f"there are {len(ids)} ids for {count} inputs")
-        return pa.table(self.answer(Examples(ids, named, {}, pa.table({}))))
+        tallies = Tallies(self.tokenizer)
+        answers = pa.table(self.answer(Examples(ids, named, {}, pa.table({})), tallies))
+        for line in tallies.lines():
+            tell(line)
+        return answers
 
     def answer(self, examples: Examples, tallies: Tallies | None = None) -> dict[str, list[Any]]:
         """Return the columns of the answer: ``id``, of cells whether they are ``empty``, then what each head says."""

@@ -25,7 +25,7 @@ from exapt.training import run
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Adapted", "Comparison", "compare", "embed", "load", "score", "train"]
+__all__ = ["Adapted", "Comparison", "Embedder", "compare", "embed", "load", "score", "train"]
 
 
 def train(

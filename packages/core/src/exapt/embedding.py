@@ -104,14 +104,28 @@ class Embedder:
         """The kind of input: a sequence, a structure or a cell."""
         return str(self.parts[0].offer.spec.accepts)
 
-    def arrays(self, inputs: Sequence[Any], ids: Sequence[str] | None = None) -> Any:
-        """Return one array [inputs, width], or a list of arrays [units, width] where pooling is ``none``."""
-        return self.vectors(self.encode(inputs, ids or [f"input {number + 1}" for number in range(len(inputs))]))
+    def arrays(
+        self,
+        inputs: Sequence[Any],
+        ids: Sequence[str] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> Any:
+        """Return one array [inputs, width], or a list of arrays [units, width] where pooling is ``none``.
+
+        ``tell`` hears what there is to note of the inputs.
+        """
+        encodings = self.encode(inputs, ids or [f"input {number + 1}" for number in range(len(inputs))])
+        tallies = Tallies(self.tokenizer)
+        tallies.count(self.accepts, inputs, encodings)
+        for line in tallies.lines():
+            tell(line)
+        return self.vectors(encodings)
 
     @property
     def short_name(self) -> str:
         """The name of the published checkpoint, or of the family where the weights have none."""
-        return self.name.partition(":")[0]
+        family = str(self.parts[0].offer.spec.name)
+        return family if ":" in self.name else self.name
 
     def encode(self, inputs: Sequence[Any], ids: Sequence[str]) -> list[Encoding]:
         """Return the inputs as the backbone reads them. Raises ``DataError``, with the id, for one that it cannot read."""

@@ -131,8 +131,8 @@ class AtomicWriter:
     ``with`` block moves it into place, and leaving by an exception throws it all away.
     """
 
-    def __init__(self, path: Path, spec: WriterSpec, options: Options) -> None:
-        self.path = path
+    def __init__(self, path: Path, spec: WriterSpec, options: Options, in_place: bool = False) -> None:
+        self.path, self._in_place = path, in_place
         self._spec, self._options = spec, options
         self._rows = 0
 
@@ -148,9 +148,9 @@ class AtomicWriter:
 
     def _begin(self) -> None:
         self._draft = self._folder / self.path.name
-        # A writer may leave a file that its owner alone can read; the mode of this one honours the umask.
+        # A writer may leave a file that its owner alone can read; the mode of this one honours the umask, or stays.
         self._draft.touch()
-        self._mode = stat.S_IMODE(self._draft.stat().st_mode)
+        self._mode = stat.S_IMODE((self.path if self._in_place else self._draft).stat().st_mode)
         self._writer: Writer = self._spec.build(self._options, self._draft)
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -211,10 +211,12 @@ def open_writer(
         raise OutputError(f"the writer '{spec.name}' adds embeddings and predictions to the table that they are about.")
     # A copy with more in it may take the place of what it is a copy of; nothing is lost by that.
     in_place = back and about is not None and path.resolve() == Path(about["source"]).resolve()
+    # Its place is what a link leads to, which stays a link.
+    path = path.resolve() if in_place else path
     with _writing(path):
         _check_free(path, overwrite or in_place)
     options = spec.options.model_validate({**(about or {}), "replace": overwrite} if back else {})
-    return AtomicWriter(path, spec, options)
+    return AtomicWriter(path, spec, options, in_place)
 
 
 def own_place(table: Path, format: str = "", plugins: Plugins | None = None) -> Path | None:  # noqa: A002

@@ -25,7 +25,10 @@ Labels = Mapping[str, str | tuple[str, ...]]
 
 
 class Reader(Protocol):
-    """An opened file, read in pieces so that it never has to fit into memory."""
+    """An opened file, read in pieces so that it never has to fit into memory.
+
+    One with a method ``lines() -> list[str]`` is asked in the end what there is to tell of what it left out.
+    """
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield record batches of the same named columns, in the order of the file.
@@ -84,6 +87,8 @@ class Report:
     labels_name: str = ""
     unused: tuple[str, ...] = ()
     """Ids in the table of labels that no input has."""
+    told: tuple[str, ...] = ()
+    """What the reader has to tell."""
 
     @property
     def kept(self) -> int:
@@ -92,7 +97,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """Say it, one sentence a line."""
-        said = [f"{self.name}: {_rows(self.rows)}"]
+        said = [f"{self.name}: {_rows(self.rows)}", *(f"{self.name}: {line}" for line in self.told)]
         if self.dropped:
             said.append(
                 f"{self.name}: {_rows(len(self.dropped))} dropped for want of a label, first id '{self.dropped[0]}'"
@@ -115,9 +120,10 @@ def read_examples(options: DataOptions, labels: Labels, *, keep_labels: bool = T
     rows without a label are dropped instead, and counted, where the options say so.
     """
     source = _Source(Path(options.path), options)
-    read = source.examples(_whole(options.path, options.format, options.reader))
+    whole, told = _whole(options.path, options.format, options.reader)
+    read = source.examples(whole)
     if not keep_labels:
-        return read, Report(source.name, len(read), repeated=source.repeated)
+        return read, Report(source.name, len(read), repeated=source.repeated, told=told)
     table, unused = _with_second(read, options, labels)
     examples = replace(
         read, table=table, labels=label_columns.values(table, labels, Path(options.labels or options.path).name)
@@ -132,21 +138,31 @@ def read_examples(options: DataOptions, labels: Labels, *, keep_labels: bool = T
         repeated=source.repeated,
         labels_name=Path(options.labels).name,
         unused=unused,
+        told=told,
     )
     return (_without(examples, missing) if missing else examples), report
 
 
-def _whole(path: str, format: str = "", reader: Mapping[str, Any] | None = None) -> pa.Table:  # noqa: A002
-    batches = list(open_table(path, format, options=reader))
+def _whole(
+    path: str,
+    format: str = "",  # noqa: A002
+    options: Mapping[str, Any] | None = None,
+) -> tuple[pa.Table, tuple[str, ...]]:
+    reader = open_table(path, format, options=options)
+    batches = list(reader)
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"{Path(path).name} has no rows.")
-    return pa.Table.from_batches(batches)
+    return pa.Table.from_batches(batches), _told(reader)
+
+
+def _told(reader: Reader) -> tuple[str, ...]:
+    return tuple(getattr(reader, "lines", list)())
 
 
 def _with_second(read: Examples, options: DataOptions, labels: Labels) -> tuple[pa.Table, tuple[str, ...]]:
     if not options.labels:
         return read.table, ()
-    return label_columns.joined(read, _whole(options.labels), options, labels)
+    return label_columns.joined(read, _whole(options.labels)[0], options, labels)
 
 
 def _refuse_contradictions(examples: Examples, name: str) -> None:
@@ -182,7 +198,7 @@ def _streamed(source: _Source, reader: Reader, chunk: int, tell: Callable[[str],
         rows += batch.num_rows
         for begin in range(0, batch.num_rows, chunk):
             yield source.examples(pa.Table.from_batches([batch.slice(begin, chunk)]))
-    for line in Report(source.name, rows, repeated=source.repeated).lines()[1:]:
+    for line in Report(source.name, rows, repeated=source.repeated, told=_told(reader)).lines()[1:]:
         tell(line)
 
 

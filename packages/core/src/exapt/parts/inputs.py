@@ -122,6 +122,9 @@ class Features:
             total = torch.where(mask, self.hidden, 0).sum(1)
             return total / mask.sum(1).clamp(min=1)
         if pooling == "max":
+            if not self.hidden.shape[1]:
+                # Of no tokens at all there is no highest.
+                return self.hidden.new_zeros(self.hidden.shape[0], self.hidden.shape[2])
             highest = self.hidden.masked_fill(~mask, -torch.inf).amax(1)
             return torch.where(mask.any(1), highest, torch.zeros_like(highest))
         raise RecipeError(f"unknown pooling '{pooling}'; poolings are mean, max, cls and attention")

@@ -122,8 +122,9 @@ def _differs(case: BackboneCase, other: Callable[[int], Features], how: str) -> 
 def input_matters(case: BackboneCase) -> Faults:
     """The first, the middle and the last letter of a sequence each change its features, as a cell's strongest gene does."""
     for place, value in enumerate(case.inputs):
-        if is_cell(value) and torch.equal(_first(case, value), _first(case, without(value, expressed(value)[0]))):
-            yield f"input {place} has the same features without the gene '{value['genes'][expressed(value)[0]]}'"
+        gene = _strongest(case, value) if is_cell(value) else None
+        if gene is not None and torch.equal(_first(case, value), _first(case, without(value, gene))):
+            yield f"input {place} has the same features without the gene '{value['genes'][gene]}'"
     alphabet = sorted({letter for value in case.inputs if isinstance(value, str) for letter in value})
     for place, value in enumerate(case.inputs):
         for position in sorted({0, len(value) // 2, len(value) - 1}) if isinstance(value, str) and value else ():
@@ -132,6 +133,12 @@ def input_matters(case: BackboneCase) -> Faults:
                 if torch.equal(_alone(case, value), _alone(case, changed)):
                     letters = f"'{value[position]}' and '{letter}'"
                     yield f"input {place} has the same features with {letters} at position {position + 1}"
+
+
+def _strongest(case: BackboneCase, value: Any) -> int | None:
+    """Return the place of the strongest gene that the tokenizer knows."""
+    unknown = case.tokenizer.encode(value).unknown
+    return next((g for g in expressed(value) if case.tokenizer.encode(without(value, g)).unknown == unknown), None)
 
 
 def _first(case: BackboneCase, value: Any) -> torch.Tensor:

@@ -1,0 +1,52 @@
+"""Answers into an AnnData in memory, under the keys that the writer of files gives them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from anndata import AnnData, ImplicitModificationWarning
+
+from exapt import DataError
+from exapt_singlecell.writers.answers import RECORDS, earlier_keys
+
+_log = logging.getLogger("exapt_singlecell")
+
+
+def target(adata: AnnData, copy: bool) -> AnnData:
+    """Return what the answers are put into. Raises ``DataError`` for a part of a backed table, which cannot hold any."""
+    if adata.is_view and adata.isbacked and not copy:
+        raise DataError("adata is a view of a file, which cannot hold answers: call adata.to_memory() first")
+    if not copy:
+        return adata
+    return adata.to_memory() if adata.isbacked else adata.copy()
+
+
+def records_of(adata: AnnData) -> Mapping[str, Any]:
+    """Return the records of earlier answers. Raises ``DataError`` if something else stands in their place."""
+    held: Any = adata.uns.get(RECORDS, {})
+    if not isinstance(held, Mapping):
+        raise DataError(f"adata has an '{RECORDS}' in uns that is not of exapt: rename it")
+    return held
+
+
+def put(adata: AnnData, records: Mapping[str, str], obs: Mapping[str, Any], obsm: Mapping[str, Any]) -> None:
+    """Put answers in the place of earlier ones under the same names; a view becomes a table of its own."""
+    held = records_of(adata)
+    earlier = [earlier_keys(held.get(slot), slot) for slot in records]
+    columns = adata.obs.drop(columns=[key for keys in earlier for key in keys["obs"]], errors="ignore")
+    with warnings.catch_warnings():
+        # That a view becomes a table of its own is what is wanted.
+        warnings.simplefilter("ignore", ImplicitModificationWarning)
+        adata.obs = columns.assign(**obs)
+    for key in {key for keys in earlier for key in keys["obsm"]} & set(adata.obsm):
+        del adata.obsm[key]
+    adata.obsm.update(obsm)
+    adata.uns[RECORDS] = {**held, **records}
+
+
+def tell(line: str) -> None:
+    """Log what a user should know."""
+    _log.warning(line)

@@ -1,0 +1,151 @@
+"""Which genes of a table a model knows: looked up once for a table, and reported of all its cells together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Self
+from weakref import WeakKeyDictionary, WeakSet
+
+import numpy as np
+
+from exapt import DataError
+from exapt.cells import Cell, Genes
+from exapt.parts import Array, Encoding, Tally
+
+UNKNOWN = -1
+"""The token of a gene that the model does not know."""
+
+_NAMED = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What a model knows of some genes.
+
+    ``tokens`` [genes] are ids, ``UNKNOWN`` where there is none. ``unmatched`` names the genes that the model does not
+    know, ``ambiguous`` those whose name could be several of its genes, so that they are not used either.
+    """
+
+    tokens: Array
+    matched: int
+    unmatched: tuple[str, ...]
+    ambiguous: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Sequence[str], candidates: Iterable[Collection[int]]) -> Self:
+        """Return the match of ``names``, each with the ids of all tokens that it could be."""
+        tokens = np.full(len(names), UNKNOWN, dtype=np.int64)
+        unmatched: list[str] = []
+        ambiguous: list[str] = []
+        for place, found in enumerate(candidates):
+            if len(found) == 1:
+                (tokens[place],) = found
+            else:
+                (ambiguous if found else unmatched).append(names[place])
+        return cls(tokens, int((tokens != UNKNOWN).sum()), tuple(unmatched), tuple(ambiguous))
+
+
+class Matcher:
+    """Looks up the genes of tables in a model's vocabulary, once for each table.
+
+    ``find`` does so for any names; ``known`` are genes of the model, of which an error shows the first.
+    """
+
+    def __init__(self, find: Callable[[Sequence[str]], Match], known: Iterable[str] = ()) -> None:
+        self._find = find
+        self._known = tuple(islice(known, _NAMED))
+        self._kept: WeakKeyDictionary[Genes, Match] = WeakKeyDictionary()
+
+    def of(self, genes: Genes, needed: bool = True) -> Match:
+        """Return the match of a table's genes; raises ``DataError`` if there is none though it is ``needed``."""
+        match = self._kept.get(genes)
+        if match is None:
+            match = self._kept[genes] = self._find(genes.names)
+        if needed and len(genes) and not match.matched:
+            raise DataError(self._nothing(genes, match))
+        return match
+
+    def _nothing(self, genes: Genes, match: Match) -> str:
+        theirs = f", the model {_some(self._known, len(self._known))}" if self._known else ""
+        several = f" ({len(match.ambiguous):,} could be several)" if match.ambiguous else ""
+        return (
+            f"the model knows none of the {len(genes):,} genes{several}: the table has {_some(genes.names)}{theirs}; "
+            "name the column that holds their Ensembl ids or symbols"
+        )
+
+
+def _some(names: Collection[str], count: int = _NAMED) -> str:
+    return ", ".join(f"'{name}'" for name in islice(names, count))
+
+
+class MatchTally(Tally):
+    """Counts which genes of the tables a model knows, which share of the counts they make up, and the empty cells.
+
+    Raises ``DataError`` once that share is below ``min_kept``.
+    """
+
+    def __init__(self, matcher: Matcher, min_kept: float) -> None:
+        self._matcher = matcher
+        self._min_kept = min_kept
+        self._seen: WeakSet[Genes] = WeakSet()
+        self._genes: set[str] = set()
+        # Dictionaries without values are sets in the order of the table.
+        self._unmatched: dict[str, None] = {}
+        self._ambiguous: dict[str, None] = {}
+        self._kept = self._total = 0.0
+        self._cells = self._empty = 0
+
+    def count(self, values: Sequence[Any], encodings: Sequence[Encoding]) -> None:
+        """Take in some cells; raises ``DataError`` if too small a share of all counts so far is of known genes."""
+        for value in values:
+            cell = Cell.of(value)
+            match = self._matcher.of(cell.genes, needed=False)
+            self._take(cell.genes, match)
+            known = match.tokens[cell.places] != UNKNOWN
+            self._kept += float(cell.values[known].sum(dtype=np.float64))
+            self._total += cell.total
+            self._cells += 1
+            self._empty += not known.any()
+        if self._total and self._share < self._min_kept:
+            raise DataError(self._too_little())
+
+    def _take(self, genes: Genes, match: Match) -> None:
+        if genes not in self._seen:
+            self._seen.add(genes)
+            self._genes.update(genes.names)
+            self._unmatched.update(dict.fromkeys(match.unmatched))
+            self._ambiguous.update(dict.fromkeys(match.ambiguous))
+
+    @property
+    def _share(self) -> float:
+        return self._kept / self._total
+
+    def _too_little(self) -> str:
+        return (
+            f"{self._share:.1%} of the counts are of genes that the model knows, less than tokenizer.min_kept = "
+            f"{self._min_kept:g} asks for; it does not know {_some([*self._unmatched, *self._ambiguous])}: name the "
+            "column that holds their Ensembl ids or symbols, or lower min_kept"
+        )
+
+    def lines(self, name: str) -> list[str]:
+        """Return what is not known of the genes of ``name``, the share of the counts kept, and how many cells are empty."""
+        lines = []
+        if self._unmatched or self._ambiguous:
+            matched = len(self._genes) - len(self._unmatched) - len(self._ambiguous)
+            lines.append(
+                f"the model knows {matched:,} of {len(self._genes):,} genes of '{name}'{self._others()}"
+                + (f"; they make up {self._share:.1%} of the counts" if self._total else "")
+            )
+        if self._empty:
+            lines.append(f"{self._empty:,} of {self._cells:,} cells of '{name}' express no gene that the model knows")
+        return lines
+
+    def _others(self) -> str:
+        groups = ((self._unmatched, "unknown"), (self._ambiguous, "could be several, and not used"))
+        return "".join(f"; {len(names):,} {what}: {_listing(names)}" for names, what in groups if names)
+
+
+def _listing(names: Collection[str]) -> str:
+    return ", ".join(islice(names, _NAMED)) + (", ..." if len(names) > _NAMED else "")

@@ -17,7 +17,7 @@ from exapt.errors import DataError, ExaptError, PluginError, RecipeError
 from exapt.model import Model, apply_strategies
 from exapt.parts import NO_UNIT, Augmentation, Backbone, Encoding, Head, HeadContext, Strategy, Tokenizer, Windows
 from exapt.resolve import Chosen, Resolved
-from exapt.rows import Source
+from exapt.source import Held, Source
 from exapt.specs import Windowed
 
 # Fewer letters than this, however they fall, say nothing of what kind of sequence they come from.
@@ -131,14 +131,18 @@ def source_of(
     def encode_again(name: str, value: Any) -> Encoding:
         return encode_one(tokenizer, value, name, resolved.backbone, resolved.tokenizer)
 
-    pooled = backbone.windows is not None and backbone.windows.mode == "pool"
+    held = [
+        Held(f"augmentation '{chosen.offer.spec.name}' of {chosen.offer.info.distribution}", augmentation)
+        for chosen, augmentation in zip(resolved.augmentations, augmentations, strict=True)
+    ]
     return Source(
         ids=examples.ids,
         values=examples.inputs,
         numbers=np.arange(len(examples)),
         encode=encode_again,
-        limit=None if pooled else backbone.max_tokens,
-        augmentations=augmentations,
+        # A window that has more tokens once it is changed is itself read in windows.
+        limit=None if backbone.windows else backbone.max_tokens,
+        augmentations=held,
         seed=resolved.recipe.seed,
     )
 
@@ -242,7 +246,8 @@ class Unknown:
     def lines(self) -> list[str]:
         """Return one line for each input in which such letters occur."""
         return [
-            f"{letters:,} unknown letters in {records:,} of {values:,} values of '{name}'"
+            f"{letters:,} unknown {'letter' if letters == 1 else 'letters'} in {records:,} of {values:,} "
+            f"{'value' if values == 1 else 'values'} of '{name}'"
             for name, (letters, records, values) in self._counts.items()
             if letters
         ]

@@ -41,31 +41,51 @@ nox.needs_version = ">=2025.2"
 
 
 def install(session: nox.Session, python: str, *tools: str) -> None:
-    """Install the packages as they stand in the checkout, and some tools, at the pinned versions."""
+    """Install some tools at the pinned versions, or, where none is named, the packages as they stand in the checkout."""
     # pip compiles with one core, and where Python is told to write no bytecode nobody would do it later.
     pip = (python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", CONSTRAINTS)
-    editable = [argument for package in PACKAGES for argument in ("-e", package)]
-    session.run(*pip, "hatchling", "editables", external=True)
-    # Without isolation the packages are built by the hatchling above, at its pinned version.
-    session.run(*pip, "--no-build-isolation", *editable, *tools, external=True)
+    if not tools:
+        session.run(*pip, "hatchling", "editables", external=True)
+        # Without isolation the packages are built by the hatchling above, at its pinned version.
+        tools = ("--no-build-isolation", *(argument for package in PACKAGES for argument in ("-e", package)))
+    session.run(*pip, *tools, external=True)
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = str(session.run(python, "-c", where, external=True, silent=True, log=False)).strip()
     # Some packages ship templates that are no Python yet, which compileall counts as failures.
     session.run(python, "-m", "compileall", "-qq", "-j", "0", site, external=True, success_codes=[0, 1])
 
 
-def developing(session: nox.Session) -> str:
+def using(session: nox.Session) -> str:
     """Return the python of the one environment that most sessions share: torch takes a minute to install, and room."""
     folder = ROOT / ".nox" / "dev"
     python = str(folder / ("Scripts" if sys.platform == "win32" else "bin") / "python")
-    files = [ROOT / CONSTRAINTS, ROOT / "noxfile.py", *(ROOT / package / "pyproject.toml" for package in PACKAGES)]
-    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    stamp = folder / "installed"
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
-        session.run(sys.executable, "-m", "venv", str(folder), external=True)
-        install(session, python, *TOOLS)
-        stamp.write_text(wanted, encoding="utf-8")
+    stamp = folder / "packages"
+    if not up_to_date(stamp):
+        session.run(sys.executable, "-m", "venv", "--clear", str(folder), external=True)
+        install(session, python)
+        stamp.write_text(digest(), encoding="utf-8")
     return python
+
+
+def developing(session: nox.Session) -> str:
+    """Return the python of the shared environment, with a contributor's tools in it."""
+    python = using(session)
+    stamp = ROOT / ".nox" / "dev" / "tools"
+    if not up_to_date(stamp):
+        install(session, python, *TOOLS)
+        stamp.write_text(digest(), encoding="utf-8")
+    return python
+
+
+def up_to_date(stamp: Path) -> bool:
+    """Tell whether the stamp was written for the versions and the tools that are wanted now."""
+    return stamp.exists() and stamp.read_text(encoding="utf-8") == digest()
+
+
+def digest() -> str:
+    """Return what changes whenever the shared environment has to."""
+    files = [ROOT / CONSTRAINTS, ROOT / "noxfile.py", *(ROOT / package / "pyproject.toml" for package in PACKAGES)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def quiet(session: nox.Session) -> dict[str, str]:
@@ -116,19 +136,22 @@ def docs(session: nox.Session) -> None:
     session.run(python, "-m", "sphinx", "-W", "-q", "docs", html, env=env, external=True)
 
 
-@nox.session(reuse_venv=False, default=False)
+@nox.session(venv_backend="none", default=False)
 def demo(session: nox.Session) -> None:
     """Train a real pretrained model on real labels, predict with it from a second process, and ask whether it helped."""
-    install(session, "python")
+    exapt = str(Path(using(session)).parent / "exapt")
     out = Path(session.create_tmp())
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     env = quiet(session)
     adapter, answers = str(out / "germline"), str(out / "answers.csv")
-    session.run("exapt", "train", "examples/germline.toml", "--out", adapter, env=env)
-    session.run("exapt", "predict", adapter, "examples/data/new_genes.fasta", "-o", answers, env=env)
-    # Four epochs from scratch are what five minutes allow: given more, scratch does better than it does here.
-    session.run("exapt", "compare", "examples/germline.toml", "--seeds", "0,1,2", "--scratch", "epochs=4", env=env)
+    for command in (
+        ("train", "examples/germline.toml", "--out", adapter),
+        ("predict", adapter, "examples/data/new_genes.fasta", "-o", answers),
+        # Four epochs from scratch are what five minutes allow: given more, scratch does better than it does here.
+        ("compare", "examples/germline.toml", "--seeds", "0,1,2", "--scratch", "epochs=4"),
+    ):
+        session.run(exapt, *command, env=env, external=True)
 
 
 @nox.session(venv_backend="none", default=False)
@@ -146,6 +169,7 @@ def minimums(session: nox.Session) -> None:
     """Run the tests with the oldest versions that the packages' metadata allow (but torch, whose builds are large)."""
     core = tomllib.loads((ROOT / "packages/core/pyproject.toml").read_text(encoding="utf-8"))
     floors = [name.replace(">=", "==").split(",")[0] for name in core["project"]["dependencies"] if "torch" not in name]
+    install(session, "python")
     install(session, "python", *TOOLS)
     session.install(*floors)
     session.run("pytest", *session.posargs, env=quiet(session))

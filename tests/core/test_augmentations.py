@@ -7,9 +7,9 @@ import pytest
 
 import exapt
 from exapt import AugmentationSpec, Options, hookimpl
+from exapt.measuring import averaged
 from exapt.parts import NO_UNIT, Augmentation, Changed
 from exapt.testing import LETTERS, TINY, inline
-from exapt.trainer import averaged
 
 
 class Backwards(Augmentation):
@@ -201,4 +201,101 @@ def test_each_input_has_as_many_views_as_the_others(table):
         adapted = exapt.train(recipe(table, augmentation="uneven"))
         with pytest.raises(exapt.PluginError) as caught:
             adapted.predict(["KACDEF", "KKACDEF"])
-    assert str(caught.value) == "Uneven has 1 views of one input, 2 of another"
+    assert str(caught.value) == ("augmentation 'uneven' of inline gives 1 views of one input and 2 of another")
+
+
+class Fractions(Backwards):
+    """Counts units in fractions."""
+
+    def _turned(self, value):
+        return Changed(value[::-1], np.arange(len(value))[::-1].astype(float))
+
+
+class Beyond(Backwards):
+    """Lets units come from behind the end."""
+
+    def _turned(self, value):
+        return Changed(value[::-1], np.arange(len(value)) + 1)
+
+
+class Fewer(Backwards):
+    """Loses a letter, and says nothing."""
+
+    def _turned(self, value):
+        return Changed(value[1:])
+
+
+class Half(Backwards):
+    """Says of some units only where they come from."""
+
+    def _turned(self, value):
+        return Changed(value[::-1], np.arange(len(value) - 1))
+
+
+class Bare(Backwards):
+    """Gives the text alone."""
+
+    def _turned(self, value):
+        return value[::-1]
+
+
+class Crashes(Backwards):
+    """Looks for a letter that is not there."""
+
+    def _turned(self, value):
+        return Changed(value[: value.index("Z")])
+
+
+FAULTS = [
+    (
+        Fractions,
+        "breaks its contract on '{}': it says where units come from with an array of float64 in 1 dimensions, not with an "
+        "array of whole numbers",
+    ),
+    (Beyond, "breaks its contract on '{}': it lets a unit come from 7, and the input had 7, from 0"),
+    (Fewer, "breaks its contract on '{}': it makes 6 units of 7 and does not say where they come from"),
+    (Half, "breaks its contract on '{}': it makes 7 units and says of 6 where they come from"),
+    (Bare, "breaks its contract on '{}': it returns str, not Changed"),
+    (Crashes, "fails on '{}': ValueError: substring not found"),
+]
+
+
+@pytest.mark.parametrize(("kind", "message"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("trains", [True, False], ids=["training", "answering"])
+def test_an_augmentation_that_breaks_its_contract_is_named(table, kind, message, trains):
+    given = recipe(table, "position-classification", "units", augmentation=kind.__name__.lower())
+    with inline(Plugin(kind(trains))), pytest.raises(exapt.PluginError) as caught:
+        exapt.train(given | {"split": {"fractions": [0.8, 0.1, 0.1]}})
+    who = str(caught.value).split("'")[3]
+    assert who.startswith("r")
+    assert str(caught.value) == f"augmentation '{kind.__name__.lower()}' of inline {message.format(who)}"
+
+
+class FromBehind(Augmentation):
+    """Takes units from where the augmentation before it has none."""
+
+    def change(self, value, rng):
+        return Changed(value, np.arange(len(value)) + 3)
+
+
+def test_an_augmentation_after_another_is_the_one_that_is_named(table):
+    with inline(Plugin(Cut(), FromBehind())), pytest.raises(exapt.PluginError) as caught:
+        exapt.train(recipe(table, augmentations=["cut", "frombehind"]))
+    assert str(caught.value).startswith("augmentation 'frombehind' of inline breaks its contract on 'r")
+    assert str(caught.value).endswith("': it lets a unit come from 7, and the input had 7, from 0")
+
+
+class Strange(Augmentation):
+    """Turns an input round, and half of the time puts in what no tokenizer reads."""
+
+    def change(self, value, rng):
+        strange = "*" if rng.random() < 0.5 else value[-1]
+        return Changed(strange + value[-2::-1], np.arange(len(value))[::-1])
+
+
+def test_a_change_that_cannot_be_read_leaves_the_input_as_it_was(table):
+    """Its labels stay with it: half of the training inputs are turned round, the other half stands, and all are right."""
+    longer = {"training": LONG, "strategy": "full", "split": {"fractions": [0.7, 0.15, 0.15]}}
+    with inline(Plugin(Strange())):
+        adapted = exapt.train(recipe(table, "position-classification", "units", augmentation="strange", **longer))
+    assert adapted.metrics["test"]["accuracy"] == 1

@@ -103,7 +103,8 @@ TABLES = {
     "a-part-of-no-name": (
         "rna.csv",
         edited("K,0,train", "K,0,trian"),
-        "the split column 'split' holds 'trian' at id 'r0'; write train, valid or test.",
+        "the split column 'split' holds 'trian' at id 'r0'; write train, valid or test, or say with valid and "
+        "test which values are held out.",
     ),
 }
 

@@ -153,7 +153,9 @@ def test_evaluate_by_a_column(exapt, adapter, data):
 def test_unknown_letters_and_repeated_ids_are_told(exapt, adapter, tmp_path):
     table = tmp_path / "t.dat"
     table.write_text(f"id,sequence,label\na,{'MKTAY' * 5}J,0\nb,ACD,1\nb,ACD,1\n")
-    told = "t.dat: 1 row with the id and inputs of an earlier row, kept\n1 unknown letters in 1 of 3 values of 'sequence'\n"
+    told = (
+        "t.dat: 1 row with the id and inputs of an earlier row, kept\n1 unknown letter in 1 of 3 values of 'sequence'\n"
+    )
     done = exapt("predict", adapter, table, "--reader", "csv")
     assert done.stderr == told
     assert [row["id"] for row in rows_of(done.stdout)] == ["a", "b", "b"]

@@ -32,6 +32,10 @@ def rows(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
+def rows_of(done):
+    return rows(done.stdout)
+
+
 def test_scores_go_to_stdout(exapt, table, esm2):
     done = exapt("score", table, "--backbone", esm2)
     found = rows(done.stdout)
@@ -102,6 +106,41 @@ def test_mismatches_are_refused_or_skipped(exapt, refused, esm2, protein, tmp_pa
     assert done.stderr == (
         "1 row without a score, for letters that are others in the sequence; first v.csv row 2 (p:3)\n"
     )
+
+
+def test_all_that_cannot_have_a_score_may_be_skipped_by_one_flag(exapt, refused, esm2, tmp_path):
+    path = tmp_path / "v.csv"
+    rows = [
+        f"{WILD},K2A",
+        f"{WILD},K3A",
+        f"{WILD},K99A",
+        f"MX{WILD[2:]},X2J",
+        f"{WILD[:3]}?{WILD[3:]},K2A",
+        f"{WILD},WT",
+    ]
+    path.write_text("\n".join(["sequence,mutation", *rows, ""]))
+    words = ["score", path, "--backbone", esm2]
+    for flag, said in (
+        ((), "v.csv row 2 (K3A): the sequence has 'T' at position 3 where the table says 'K'"),
+        (
+            ("--skip-mismatches",),
+            "v.csv row 4 (X2J): the model reads the wild type and the mutant alike; leave such rows without a score with "
+            "--skip-incomparable",
+        ),
+        (("--skip-mismatches", "--skip-incomparable"), "v.csv row 5 (K2A): character '?' at position 4 is no residue"),
+    ):
+        assert refused(*words, *flag) == said
+    done = exapt(*words, "--skip-unscorable")
+    assert [row["score"] not in ("", "0.0") for row in rows_of(done)] == [True, *[False] * 5]
+    assert [row["score"] for row in rows_of(done)][1:] == ["", "", "", "", "0.0"]
+    assert done.stderr.splitlines() == [
+        "1 row without a score, for a wild type and a mutant that the model reads alike; first v.csv row 4 (X2J)",
+        "1 row without a score, for letters that are others in the sequence; first v.csv row 2 (K3A)",
+        "1 row without a score, for letters that the model cannot read; first v.csv row 5 (K2A)",
+        "1 row without a score, for positions beyond the end of the sequence; first v.csv row 3 (K99A)",
+        "1 row is the wild type itself and scores 0; first v.csv row 6 (WT)",
+        "1 unknown letter in 1 of 2 values of 'mutant'",
+    ]
 
 
 def test_mistakes_are_one_line(refused, table, esm2, tmp_path):

@@ -66,7 +66,7 @@ def test_a_random_split_leaks_and_that_is_shown(exapt, table, tmp_path):
 def test_values_of_a_column_are_held_out(exapt, table, tmp_path):
     out = tmp_path / "out.csv"
     done = exapt(
-        "split", table, "--column", "chrom", "--valid", "chr1", "--test", "chr2,chr3", "--name", "part", "-o", out
+        "split", table, "--column", "chrom", "--valid", "chr1", "--test", "chr2, chr3", "--name", "part", "-o", out
     )
     assert done.stdout.splitlines() == ["part   rows", "train  32", "valid  16", "test   32"]
     assert {(row["chrom"], row["part"]) for row in rows_of(out)} == {
@@ -78,9 +78,90 @@ def test_values_of_a_column_are_held_out(exapt, table, tmp_path):
     }
 
 
+def test_the_nearest_rows_of_train_go_to_a_file(exapt, table, tmp_path):
+    out, near = tmp_path / "out.csv", tmp_path / "near.csv"
+    exapt("split", table, "--kind", "protein", "--engine", "pyopal", "-o", out, "--leakage", near)
+    part = {row["id"]: row["split"] for row in rows_of(out)}
+    found = rows_of(near)
+    assert [row["id"] for row in found] == [
+        *(name for name in part if part[name] == "valid"),
+        *(name for name in part if part[name] == "test"),
+    ]
+    for row in found:
+        assert list(row) == ["id", "part", "nearest", "identity"]
+        assert row["part"] == part[row["id"]]
+        assert part[row["nearest"]] == "train"
+        assert row["nearest"].partition("m")[0] == row["id"].partition("m")[0]
+        assert 0.7 < float(row["identity"]) < 1
+
+
+def test_options_of_0_are_honoured(exapt, table, tmp_path):
+    words = ("split", table, "--kind", "protein", "--engine", "pyopal", "--json")
+    plain = json.loads(exapt(*words, "-o", tmp_path / "plain.csv").stdout)
+    unlooked = json.loads(exapt(*words, "--homology", "0", "-o", tmp_path / "unlooked.csv").stdout)
+    assert unlooked == plain
+    assert unlooked["families"] is None
+    ends = tmp_path / "ends.csv"
+    shared = rows_of(table)[0]["sequence"][:30]
+    rest = [row["sequence"] for row in rows_of(table)[8::8]]
+    ends.write_text("\n".join(["sequence", shared + rest[0], rest[1] + shared, *rest[2:], ""]))
+    words = ("split", ends, "--kind", "protein", "--homology", "0.9", "--engine", "pyopal", "--json")
+    assert json.loads(exapt(*words, "-o", tmp_path / "half.csv").stdout)["families"] == 9
+    anything = exapt(*words, "--coverage", "0", "-o", tmp_path / "anything.csv")
+    assert json.loads(anything.stdout)["families"] == 8
+
+
+def test_ambiguous_letters_are_told(exapt, table, tmp_path):
+    unclear = tmp_path / "unclear.csv"
+    unclear.write_text(table.read_text().replace("W", "X", 3))
+    done = exapt("split", unclear, "--kind", "protein", "--engine", "pyopal", "-o", tmp_path / "out.csv")
+    assert done.stderr.splitlines()[1] == "3 ambiguous letters were compared as unknown (X)"
+
+
+def test_the_table_itself_is_not_written_over(exapt, table, tmp_path):
+    before = table.read_bytes()
+    words = ("split", table, "--kind", "protein", "--engine", "pyopal", "--overwrite")
+    for places in (("-o", table), ("-o", tmp_path / "out.csv", "--leakage", table)):
+        assert exapt(*words, *places, code=2).stderr == (
+            f"exapt: '{table}' is the table that is to be split: write to another file\n"
+        )
+    both = tmp_path / "both.csv"
+    assert exapt(*words, "-o", both, "--leakage", both, code=2).stderr == (
+        f"exapt: both -o and --leakage name '{both}': write to two files\n"
+    )
+    assert table.read_bytes() == before
+    assert not both.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["--leakage", "near.csv"],
+            "exapt: --leakage compares sequences: say with --kind whether they are dna or protein\n",
+        ),
+        (
+            ["--kind", "protein", "--homology", "0.4", "--evalue", "0"],
+            "exapt: split: 'evalue' is 0.0: input should be greater than 0\n",
+        ),
+        (
+            ["--column", "chrom", "--valid", ""],
+            "exapt: split: 'valid' is ['']: an empty text is no value of a column\n",
+        ),
+        (
+            ["--fractions", "0.5,0.5"],
+            "exapt: split: 'fractions' is ['0.5', '0.5']: three shares are needed: of train, of valid and of test\n",
+        ),
+        (
+            ["--column", "chrom", "--test", "chr1", "--group", "chrom"],
+            "exapt: --column says each row's part, so that --group has no say: give one of them\n",
+        ),
+        (
+            ["--column", "chrom"],
+            "exapt: the split column 'chrom' holds 'chr0' at id 'f0m0'; write train, valid or test, or say with valid and "
+            "test which values are held out.\n",
+        ),
+        (["--name", ""], "exapt: --name is empty: the new column needs a name\n"),
         (
             ["--homology", "0.4"],
             "exapt: --homology compares sequences: say with --kind whether they are dna or protein\n",

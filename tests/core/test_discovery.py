@@ -149,6 +149,13 @@ BROKEN = {
         "fails when asked what it offers: RuntimeError: no",
     ),
     "generator-exits": (strategy("x") + "    raise SystemExit(1)\n", "fails when asked what it offers: SystemExit: 1"),
+    "labels-of-tokens": (
+        "from exapt import HeadSpec, hookimpl\nexapt_api = 1\n@hookimpl\ndef exapt_heads():\n"
+        "    yield HeadSpec(name='words', summary='Words.', build=print, answers='token')\n",
+        "fails when asked what it offers: ValueError: head 'words' learns from labels and answers for each token: labels "
+        "are of inputs or of units, so answers is 'input' or 'unit'; a head that poses its own questions says "
+        "labelled=False",
+    ),
     "bad-name": (
         strategy("My Strategy"),
         "fails when asked what it offers: ValueError: 'My Strategy' is no component name: use lower-case words joined "

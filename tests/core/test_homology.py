@@ -111,6 +111,74 @@ def test_repeats_of_a_few_letters_do_not_merge_everything():
     assert len(grouping(families(sequences, "dna"))) == 60
 
 
+def unlike_pairs(seed=0):
+    """Return two pairs of relatives of 60 to 110 bases, the members of each 25 % apart, and strangers."""
+    dice = random.Random(seed)
+    strangers = ["".join(dice.choices(BASES, k=dice.randint(60, 110))) for _ in range(34)]
+    return [*strangers[:2], *(changed(dice, text, 0.25, BASES) for text in strangers[:2]), *strangers[2:]]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_short_relatives_that_have_few_long_words_in_common_are_found(engine):
+    for seed in range(6):
+        found = families(unlike_pairs(seed), "dna", 0.7, engine=engine)
+        assert grouping(found) == {(0, 2), (1, 3), *((row,) for row in range(4, 36))}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("kind", "letters", "word"), [("dna", BASES, "AC"), ("protein", RESIDUES, "QA")])
+def test_what_consists_of_repeats_is_related_to_what_holds_it(engine, kind, letters, word):
+    dice = random.Random(7)
+    repeats = [word * count for count in range(20, 25)]
+    strangers = ["".join(dice.choices(letters, k=80)) for _ in range(20)]
+    homology = Homology([*repeats, *strangers], Rule(kind, 0.7, engine=engine))
+    assert grouping(homology.families) == {tuple(range(5)), *((row,) for row in range(5, 25))}
+    rows, identity = homology.nearest(np.array([0, 4, 5]), np.array([1, 2, 3]))
+    assert (rows.tolist(), identity.tolist()) == ([1, 1, -1], [1.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_stands_within_another_is_its_relative_on_either_strand_unless_chance_would_do_it(engine):
+    dice = random.Random(13)
+    strangers = ["".join(dice.choices(BASES, k=90)) for _ in range(20)]
+    within, short = reverse_complement(strangers[3][40:70]), strangers[5][10:14]
+    found = families([within, short, *strangers], "dna", 0.9, engine=engine)
+    assert grouping(found) == {(0, 5), *((row,) for row in range(22) if row not in (0, 5))}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("kind", "letters", "unknown"), [("dna", BASES, "N" * 8), ("protein", RESIDUES, "X" * 5)])
+def test_what_is_all_unknown_is_related_to_nothing(engine, kind, letters, unknown):
+    dice = random.Random(17)
+    sequences = [unknown, unknown * 9, *("".join(dice.choices(letters, k=60)) for _ in range(12))]
+    assert len(grouping(families(sequences, kind, 0.7, engine=engine))) == 14
+
+
+def test_ambiguous_letters_are_compared_as_unknown_and_counted():
+    sequences, _ = planted(BASES, 60, 3, 1, 0)
+    rule = Rule("dna", 0.7, engine="pyopal")
+    assert Relatives({"s": sequences}, ["1", "2", "3"], rule).ambiguous() == []
+    some = Relatives({"s": ["R" + sequences[0], "n" + sequences[1], sequences[2]]}, ["1", "2", "3"], rule)
+    assert some.ambiguous() == ["2 ambiguous letters were compared as unknown (N)"]
+    one = Relatives({"s": ["KX" + "MKTAYIAKQRQ"]}, ["1"], Rule("protein", 0.7, engine="pyopal"))
+    assert one.ambiguous() == ["1 ambiguous letter was compared as unknown (X)"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sequence", "said"),
+    [
+        ("dna", "ACG-TTGCA", "'-' at position 4, which is no letter of DNA"),
+        ("dna", "ACG*", "'*' at position 4, which is no letter of DNA"),
+        ("protein", "MKTé", "'é' at position 4, which is no letter of proteins"),
+        ("protein", "MKT AYI", "' ' at position 4, which is no letter of proteins"),
+    ],
+)
+def test_what_is_no_letter_is_refused(kind, sequence, said):
+    with pytest.raises(DataError) as caught:
+        Relatives({"s": ["ACGT", sequence]}, ["a", "b"], Rule(kind, 0.7, engine="pyopal"))
+    assert str(caught.value) == f"the input 's' of id 'b' has {said}: take it out."
+
+
 def test_shared_seeds_find_the_families_that_all_pairs_find(monkeypatch):
     sequences, truth = planted(BASES, 150, 40, 4, 0.15)
     monkeypatch.setattr("exapt.data.opal._ALL_PAIRS", 0)
@@ -171,7 +239,10 @@ def test_families_and_groups_are_kept_together(made):
     examples = made(sequences, lab=[str(row % 8) for row in range(40)])
     with pytest.raises(DataError) as caught:
         split(SplitOptions(homology=0.4, group="lab"), examples, None, 0, np.zeros(40, np.int64))
-    assert str(caught.value) == "the sequences are of 1 families at identity 0.4, too few for 3 parts."
+    assert str(caught.value) == (
+        "the sequences are of 1 family at identity 0.4, too few for 3 parts: raise homology or coverage, or ask for fewer "
+        "parts by fractions."
+    )
     both = split(SplitOptions(homology=0.4, group="lab"), made(sequences, lab=truth.tolist()), None, 0, truth)
     assert len(both.test) == 4
 
@@ -214,6 +285,12 @@ def recipe(esm2, **options):
             {"homology": 0.4, "column": "part"},
             "homology deals the rows to parts itself: leave out column, or write group for it",
         ),
+        ({"column": "c", "test": ["1", ""]}, "'split.test' is ['1', '']: an empty text is no value of a column"),
+        (
+            {"fractions": [0.5, 0.5]},
+            "'split.fractions' is [0.5, 0.5]: three shares are needed: of train, of valid and of test",
+        ),
+        ({"evalue": 0}, "'split.evalue' is 0: input should be greater than 0"),
         ({"test": ["chr1"]}, "valid and test are values of a column: name it as column"),
         ({"column": "c", "valid": ["1", "2"], "test": [2]}, "both valid and test name '2'"),
     ],

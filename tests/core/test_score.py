@@ -5,7 +5,16 @@ import pytest
 
 import exapt
 from bases import Strands, bases
-from exapt import ComponentError, DataError, PluginError, RecipeError, ScorerSpec, expectations, hookimpl
+from exapt import (
+    AugmentationSpec,
+    ComponentError,
+    DataError,
+    PluginError,
+    RecipeError,
+    ScorerSpec,
+    expectations,
+    hookimpl,
+)
 from exapt.parts import Augmentation, Changed, Question, Scorer
 from exapt.plugins import current
 
@@ -93,6 +102,35 @@ def test_masked_marginals_refuse_to_hide_most_of_an_input():
         assert score == pytest.approx(
             told(toy, toy.ids("A" + WILD), range(1, 7)) - told(toy, toy.ids(WILD), range(1, 6)), abs=1e-4
         )
+
+
+def test_a_deletion_that_keeps_the_number_of_6_mers_but_moves_them_is_no_substitution():
+    # 32 bases are five 6-mers and two single bases, 27 are four and three.
+    moved, last = WILD[:6] + WILD[11:], WILD[:25] + WILD[30:]
+    with bases(k=6, stride=6) as toy:
+        assert len(toy.ids(moved)) == len(toy.ids(last)) == len(toy.ids(WILD))
+        with pytest.raises(DataError) as refusal:
+            exapt.score([(WILD, moved)], "toy")
+        assert str(refusal.value) == (
+            "pairs row 1: 4 of 7 tokens differ in place, too many to hide at once (max_hidden = 0.5); use the scorer "
+            "pseudo-log-likelihood"
+        )
+        with pytest.raises(DataError) as refusal:
+            exapt.score([(WILD, last)], "toy", scorer="wild-type-marginal")
+        assert str(refusal.value) == (
+            "pairs row 1: the tokens of the mutant stand for other places than those of the wild type, and wild-type "
+            "marginals need the same; use the scorer pseudo-log-likelihood"
+        )
+        (score,) = exapt.score([(WILD, last)], "toy")
+        # The last 6-mer became one base; the two behind it are the same.
+        expected = told(toy, toy.ids(last), [5]) - told(toy, toy.ids(WILD), [5])
+    assert score == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_wild_type_itself_scores_0_and_is_not_read():
+    with bases() as toy:
+        assert exapt.score([(WILD, WILD), (WILD, WILD.lower())], "toy") == [0.0, 0.0]
+        assert toy.built.read == []
 
 
 @pytest.mark.parametrize(("k", "stride"), KMERS)
@@ -215,6 +253,27 @@ def test_views_are_averaged():
     assert not np.allclose(here, there, atol=1e-2)
 
 
+class Turns(Augmentation):
+    """Changes training inputs, and has no views."""
+
+
+class Trains:
+    exapt_api = 1
+
+    @hookimpl
+    def exapt_augmentations(self):
+        yield AugmentationSpec(name="turns", summary="Turns.", build=lambda _options: Turns())
+
+
+def test_an_augmentation_without_views_is_refused_before_anything_is_read():
+    with bases(Trains()) as toy, pytest.raises(RecipeError) as refusal:
+        exapt.score(PAIRS, "toy", average=["turns"])
+    assert str(refusal.value) == (
+        "augmentation 'turns' gives no views of an input to average over. Those that do: strands."
+    )
+    assert toy.built.read == []
+
+
 class Odd(Augmentation):
     def views(self, value):
         return () if value == WILD else (Changed(value),)
@@ -255,7 +314,7 @@ def test_augmentations_that_do_not_fit_are_refused(augmentation, error, message)
             {"objective": "causal"},
             {},
             RecipeError,
-            "scorer 'masked-marginal' asks a masked language model, and 'toy' is a causal one; use one of log-likelihood",
+            "scorer 'masked-marginal' asks a masked language model, and 'toy' is a causal one; use log-likelihood",
         ),
         (
             {"scorers": ()},
@@ -359,8 +418,15 @@ def test_a_context_is_kept_on_each_side():
         with pytest.raises(DataError) as refusal:
             exapt.score([(LONG, mutated(LONG, 100))], "toy", context=20)
     assert str(refusal.value) == (
-        "pairs row 1: 20 letters on each side of the variant make 43 tokens; 'toy' takes at most 32: choose a smaller "
-        "--context, or none"
+        "pairs row 1: 20 letters on each side of the variant make 43 tokens; 'toy' takes at most 32: the largest --context "
+        "that fits is 14"
+    )
+    with bases(max_tokens=32):
+        assert len(exapt.score([(LONG, mutated(LONG, 100))], "toy", context=14)) == 1
+        with pytest.raises(DataError) as refusal:
+            exapt.score([(LONG, mutated(mutated(LONG, 10), 90))], "toy", context=5)
+    assert str(refusal.value) == (
+        "pairs row 1: what lies between the letters that change makes 83 tokens; 'toy' takes at most 32"
     )
 
 

@@ -71,12 +71,15 @@ def test_the_column_wins_over_the_groups(peptides):
     assert named.train.tolist() == split(SplitOptions(column="split"), peptides, None, 0).train.tolist()
 
 
+WRITE = "write train, valid or test, or say with valid and test which values are held out."
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["train", "holdout"], "the split column 'part' holds 'holdout' at id '2'; write train, valid or test."),
-        (["", "train"], "the split column 'part' holds nothing at id '1'; write train, valid or test."),
-        ([None, "train"], "the split column 'part' holds nothing at id '1'; write train, valid or test."),
+        (["train", "holdout"], f"the split column 'part' holds 'holdout' at id '2'; {WRITE}"),
+        (["", "train"], f"the split column 'part' holds nothing at id '1'; {WRITE}"),
+        ([None, "train"], f"the split column 'part' holds nothing at id '1'; {WRITE}"),
         (["test", "valid"], "the train part is empty: there is nothing to learn from."),
     ],
 )
@@ -164,7 +167,7 @@ def test_every_part_gets_a_group_and_uneven_shares_are_said():
 
 def test_groups_that_do_not_do_are_refused():
     assert refusal(made(numbered(4), g=["x", "x", "y", "y"]), None, group="g") == (
-        "the group column 'g' has 2 groups, too few for 3 parts."
+        "the group column 'g' has 2 groups, too few for 3 parts: ask for fewer parts by fractions."
     )
     assert refusal(made(numbered(2), g=["x", None]), None, group="g") == "the group column 'g' holds nothing at id '2'."
     two = split(SplitOptions(group="g", fractions=(0.5, 0, 0.5)), made(numbered(2), g=["x", "y"]), None, 0)

@@ -187,13 +187,15 @@ SEQUENCE = "ACGTTGCAAC"
         ("11,A,T", "row 1: position 11 lies beyond the end: there are 10 letters"),
         ("10,CA,T", "row 1: position 11 lies beyond the end: there are 10 letters"),
         ("x,A,T", "row 1: position 'x' is no whole number"),
-        ("1.0,A,T", "row 1: position '1.0' is no whole number"),
+        ("1.5,A,T", "row 1: position '1.5' is no whole number"),
+        ("\u0663,A,T", "row 1: position '\u0663' is no whole number"),
+        (f"{'9' * 19},A,T", f"row 1: position '{'9' * 19}' is no whole number"),
+        (f"{'9' * 18},A,T", f"row 1: position {'9' * 18} lies beyond the end: there are 10 letters"),
         (",A,T", "row 1: there is no 'position'"),
         ("1,,T", "row 1: there is no 'ref'"),
         ("1,A,", "row 1: there is no 'alt'"),
         ("1,A,-", "row 1: alt '-' is not made of letters; write an insertion with the letter before it"),
-        ("1,A,A", "row 1: ref and alt are both 'A'"),
-        ("1,a,A", "row 1: ref and alt are both 'a'"),
+        ("3,A,A", "row 1: the sequence has 'G' at position 3 where the table says 'A'"),
     ],
 )
 def test_a_variant_that_is_not_there_is_refused(refused, row, message):
@@ -207,6 +209,12 @@ def test_a_variant_that_is_not_there_is_refused(refused, row, message):
         ("G3T:A1", "(G3T:A1): 'A1' is no substitution such as A23G; several are joined with colons, A23G:K41R"),
         ("3T", "(3T): '3T' is no substitution such as A23G; several are joined with colons, A23G:K41R"),
         ("G3T:G3A", "(G3T:G3A): position 3 changes twice"),
+        ("WT:G3A", "(WT:G3A): 'WT' is no substitution such as A23G; several are joined with colons, A23G:K41R"),
+        (
+            "G\u0663A",
+            "(G\u0663A): 'G\u0663A' is no substitution such as A23G; several are joined with colons, A23G:K41R",
+        ),
+        ("A3A", "(A3A): the sequence has 'G' at position 3 where the table says 'A'"),
         ("A0T", "(A0T): there is no position 0: positions count from 1"),
     ],
 )
@@ -221,8 +229,13 @@ def test_a_mutation_that_is_none_is_refused(refused, mutation, message):
         ("chr1,501,A,T", "row 1 (chr1:501): position 501 lies beyond the end: there are 500 letters"),
         (
             "1,5,A,T",
-            "row 1 (1:5): genome.fa has no sequence '1'. It has: chr1, chrM.",
+            "row 1 (1:5): genome.fa has no sequence '1'. Did you mean 'chr1'? It has: chr1, chrM.",
         ),
+        (
+            "MT,5,A,T",
+            "row 1 (MT:5): genome.fa has no sequence 'MT'. Did you mean 'chrM'? It has: chr1, chrM.",
+        ),
+        ("X,5,A,T", "row 1 (X:5): genome.fa has no sequence 'X'. It has: chr1, chrM."),
         (
             "chr11,5,A,T",
             "row 1 (chr11:5): genome.fa has no sequence 'chr11'. Did you mean 'chr1'? It has: chr1, chrM.",
@@ -261,11 +274,6 @@ def test_a_place_that_is_not_in_the_reference_is_refused(refused, genome, row, m
             f"sequence,mutation\n{SEQUENCE},G3A\n",
             {"columns": {"id": "name"}},
             "variants.csv has no column 'name'. Its columns are: sequence, mutation.",
-        ),
-        (
-            f"sequence,mutant\n{SEQUENCE},{SEQUENCE.lower()}\n",
-            {},
-            "variants.csv row 1: the mutant is the same as the wild type",
         ),
         (f"sequence,mutant\n{SEQUENCE},\n", {}, "variants.csv row 1: there is no 'mutant'"),
         (f"sequence,mutant\n,{SEQUENCE}\n", {}, "variants.csv row 1: there is no 'sequence'"),
@@ -309,14 +317,18 @@ def test_alleles_that_spell_no_sequence_keep_their_rows_and_are_counted(score, g
         f"chr1\t10\t.\t{base}\t.",
         f"chr1\t10\t.\t{base}\t]chrM:7]{base}",
         f"chr1\t10\t.\t{base}\t*",
+        f"chr1\t10\t.\t{base}\t{base}.",
+        f"chr1\t10\t.\t{base}\t.{base}",
     ]
     told = []
     found = score(HEADER + "\n".join(records) + "\n", "t.vcf", told, reference=genome, context=9)
-    assert [value is None for value in found] == [False, True, False, True, True, True, True]
+    assert [value is None for value in found] == [False, True, False, *[True] * 6]
     assert told == [
         "2 rows without a score, for the allele '*', which spells no sequence; first t.vcf row 4 (chr1:10)",
         "1 row without a score, for the allele '.', which spells no sequence; first t.vcf row 5 (chr1:10)",
+        f"1 row without a score, for the allele '.{base}', which spells no sequence; first t.vcf row 9 (chr1:10)",
         "1 row without a score, for the allele '<DEL>', which spells no sequence; first t.vcf row 2 (chr1:10)",
+        f"1 row without a score, for the allele '{base}.', which spells no sequence; first t.vcf row 8 (chr1:10)",
         f"1 row without a score, for the allele ']chrM:7]{base}', which spells no sequence; first t.vcf row 6 (chr1:10)",
     ]
 
@@ -329,6 +341,80 @@ def test_rows_that_do_not_fit_the_reference_may_be_skipped_and_are_counted(score
     assert told == [
         "2 rows without a score, for letters that are others in the sequence; first variants.csv row 1 (A3T)"
     ]
+
+
+def test_what_is_not_in_the_reference_may_be_skipped_too(score, genome):
+    told, base = [], CHROMOSOME[9]
+    alt = "A" if base != "A" else "C"
+    rows = [f"chr1,10,{base},{alt}", "chr7,10,A,C", "chr1,501,A,C", f"chr1,10,{alt},{base}", "chrX,3,A,C"]
+    text = "\n".join(["chrom,position,ref,alt", *rows, ""])
+    found = score(text, told=told, reference=genome, context=9, skip_mismatches=True)
+    assert [value is None for value in found] == [False, True, True, True, True]
+    assert told == [
+        "1 row without a score, for letters that are others in the sequence; first variants.csv row 4 (chr1:10)",
+        "1 row without a score, for positions beyond the end of the sequence; first variants.csv row 3 (chr1:501)",
+        "2 rows without a score, for sequences that the reference does not have; first variants.csv row 2 (chr7:10)",
+    ]
+
+
+def test_wild_types_score_0_and_are_counted(score, genome):
+    told = []
+    named = [f"{SEQUENCE},{word}" for word in ("WT", "_wt", "wt", "G3G", "G3G:A1A", "G3A", "G3A:A1A")]
+    found = score("\n".join(["sequence,mutation", *named, ""]), told=told)
+    assert found[:5] == [0.0] * 5
+    assert found[5] == found[6] != 0
+    assert told == ["5 rows are the wild type itself and score 0; first variants.csv row 1 (WT)"]
+    told = []
+    same = score(f"sequence,mutant\n{SEQUENCE},{SEQUENCE.lower()}\n{SEQUENCE},{SEQUENCE[1:]}\n", told=told)
+    assert (same[0], same[1] != 0) == (0.0, True)
+    assert told == ["1 row is the wild type itself and scores 0; first variants.csv row 1"]
+    base = CHROMOSOME[9]
+    vcf = score(HEADER + f"chr1\t10\t.\t{base}\t{base.lower()}\n", "t.vcf", reference=genome, context=9)
+    assert vcf == [0.0]
+
+
+def test_positions_may_be_whole_floats(score):
+    rows = f"{SEQUENCE},3.0,G,A\n{SEQUENCE},,,\n"
+    assert score(f"sequence,position,ref,alt\n{SEQUENCE},3.0,G,A\n") == score(f"sequence,mutation\n{SEQUENCE},G3A\n")
+    with pytest.raises(DataError) as refusal:
+        score(f"sequence,position,ref,alt\n{rows}")
+    assert str(refusal.value) == "variants.csv row 2: there is no 'position'"
+
+
+@pytest.mark.parametrize(
+    ("last", "options", "message"),
+    [
+        ("chr1,5,{other},T", {}, "row 701 (chr1:5): the reference has '{base}' where the table says '{other}'"),
+        (
+            "chr11,5,A,T",
+            {},
+            "row 701 (chr11:5): genome.fa has no sequence 'chr11'. Did you mean 'chr1'? It has: chr1, chrM.",
+        ),
+        (
+            "chr1,10,{long},A",
+            {"toy": {"max_tokens": 32}},
+            "row 701 (chr1:10): what lies between the letters that change makes 62 tokens; 'toy' takes at most 32",
+        ),
+    ],
+)
+def test_a_bad_row_is_found_before_the_first_is_scored(genome, tmp_path, last, options, message):
+    base, place = CHROMOSOME[4], CHROMOSOME[9]
+    facts = {"base": base, "other": "A" if base != "A" else "C", "long": CHROMOSOME[9:69]}
+    good = f"chr1,10,{place},{'A' if place != 'A' else 'C'}"
+    path = tmp_path / "variants.csv"
+    path.write_text("\n".join(["chrom,position,ref,alt", *[good] * 700, last.format(**facts), ""]))
+    given = {"reference": genome, **({} if options else {"context": 9})}
+    with bases(**options.get("toy", {})) as toy:
+        with pytest.raises(DataError) as refusal:
+            exapt.score(path, "toy", **given)
+        assert toy.built.read == []
+        if options:
+            told = []
+            assert exapt.score(path, "toy", skip_unscorable=True, tell=told.append, **given)[-1] is None
+            assert told == [
+                "1 row without a score, for more tokens than the model takes; first variants.csv row 701 (chr1:10)"
+            ]
+    assert str(refusal.value) == f"variants.csv {message.format(**facts)}"
 
 
 def test_vcf_may_be_compressed(score, genome, tmp_path):
@@ -351,7 +437,13 @@ def test_vcf_may_be_compressed(score, genome, tmp_path):
             HEADER + "chr1 10 . A C\n",
             "t.vcf line 4 has 1 of the fields chromosome, position, id, ref and alt; tabs part them.",
         ),
-        (HEADER + "chr1\tten\t.\tA\tC\n", "t.vcf line 4 has the position 'ten', which is no whole number."),
+        *(
+            (
+                HEADER + f"chr1\t{position}\t.\tA\tC\n",
+                f"t.vcf line 4 has the position '{position}', which is no whole number of at most 18 digits.",
+            )
+            for position in ("ten", "1.0", "9223372036854775808", "\u0663")
+        ),
     ],
 )
 def test_what_is_no_vcf_is_refused(refused, genome, text, message):

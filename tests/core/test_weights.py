@@ -32,6 +32,7 @@ def test_shards_are_read_one_after_the_other(files, tmp_path):
 
 
 @pytest.mark.parametrize("index", [{}, {"weight_map": [1]}, {"weight_map": None}, {"weight_map": {"a": "../config.json"}},
+                                   {"weight_map": {"a": "x" * 5000}}, {"weight_map": {"a": "\u4e00" * 100}},
                                    {"weight_map": {"a": 1, "b": "x"}}, {"weight_map": {"a": ""}}])  # fmt: skip
 def test_an_index_that_is_none(files, tmp_path, index):
     path = tmp_path / "model.safetensors.index.json"
@@ -88,6 +89,54 @@ def test_whole_numbers_are_no_weights(files):
     assert refused(fill, wanted, [("a", torch.ones(2, dtype=torch.int64))], files, {}) == (
         f"the weights of '{files.source}' hold 'a' as torch.int64, where Tiny has torch.float32; they are of another "
         "kind or damaged"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (torch.tensor([1.0, float("nan")]), torch.float32),
+        (torch.tensor([1.0, float("-inf")]), torch.float32),
+        (torch.tensor([1.0, 1e300], dtype=torch.float64), torch.float32),
+        (torch.tensor([1.0, 1e6]), torch.float16),
+    ],
+)
+def test_weights_are_finite_in_the_model(files, given, kind):
+    wanted = {"a": torch.zeros(2, dtype=kind)}
+    assert refused(fill, wanted, [("a", given)], files, {}) == (
+        f"the weights of '{files.source}' hold values in 'a' that are not finite as {kind}; they are damaged: download "
+        "them again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (lambda: torch.ones(2).to_sparse(), "a sparse tensor"),
+        (lambda: torch.empty(2, device="meta"), "a tensor without values"),
+        (lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "a quantized tensor"),
+    ],
+    ids=["sparse", "meta", "quantized"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_a_tensor_that_is_no_plain_one(files, tmp_path, given, what):
+    torch.save({"a": given()}, tmp_path / "pytorch_model.bin")
+    assert refused(fill, {"a": torch.zeros(2)}, files.tensors(), files, {}) == (
+        f"the weights of '{files.source}' hold 'a' as {what}; save them as plain ones"
+    )
+
+
+def test_a_tensor_that_has_a_number_for_a_name(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({0: torch.ones(2)}, path)
+    assert refused(read_tensors, path) == f"'{path}' holds something else than tensors by name"
+
+
+@pytest.mark.parametrize("start", ["[", '{"a":'])
+def test_a_config_that_is_too_deep(files, tmp_path, start):
+    (tmp_path / "config.json").write_text(start * 200000)
+    assert refused(files.json, "config.json") == (
+        f"'{tmp_path / 'config.json'}' is not a JSON object; download it again"
     )
 
 

@@ -1,6 +1,7 @@
 """Inputs longer than the model takes: refused unless windows are asked for, then pooled or scored."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,11 +9,15 @@ import pytest
 import torch
 
 import exapt
+from exapt import AugmentationSpec, hookimpl
 from exapt.data.batching import collate
 from exapt.data.splits import Split
 from exapt.data.tables import Examples
 from exapt.labelled import Table
-from exapt.parts import Backbone, Encoding, Windows, unit_spans
+from exapt.parts import Augmentation, Backbone, Changed, Encoding, LanguageModel, Windows, unit_spans
+from exapt.specs import Windowed
+from exapt.testing import LETTERS, TINY, inline
+from exapt.testing.tiny import Letters
 from exapt.windows import Cuts, pieces, starts
 
 
@@ -90,6 +95,54 @@ def test_the_vector_of_the_whole_is_the_mean_of_those_of_the_windows(backbone):
 def test_gradients_reach_what_learns(backbone):
     backbone.at_layer(collate([encoding(30)]), 0).hidden.sum().backward()
     assert backbone.scale.grad is not None
+
+
+class Before(Local):
+    """A causal model: it tells each token how many tokens of its window stand before it."""
+
+    @property
+    def language(self):
+        return LanguageModel(torch.nn.Identity(), "causal")
+
+    def forward(self, batch):
+        ids = batch["input_ids"].float()
+        before = torch.arange(ids.shape[1]).expand_as(ids).float()
+        return batch.features(torch.stack([ids, before], -1))
+
+
+def test_under_a_causal_model_a_token_is_seen_from_where_most_stands_before_it():
+    backbone = Before()
+    backbone.windows = Windows("pool", 0.5)
+    hidden = backbone.at_layer(collate([encoding(30)]), 0).hidden[0, :32]
+    assert hidden[1:31, 0].tolist() == list(range(30))
+    # Eight units at a time, each window with three or four of the one before it.
+    assert hidden[1:9, 1].tolist() == list(range(1, 9))
+    assert hidden[9:31, 1].min() >= 5
+
+
+@pytest.fixture
+def windows_at_once(monkeypatch):
+    """The number of windows in each pass."""
+    seen = []
+    forward = Local.forward
+    monkeypatch.setattr(Local, "forward", lambda self, batch: seen.append(len(batch.lengths)) or forward(self, batch))
+    return seen
+
+
+def test_few_windows_are_held_at_once_unless_their_gradient_is_wanted(backbone, windows_at_once):
+    batch = collate([encoding(8000)])
+    with torch.no_grad():
+        few = backbone.at_layer(batch, 0)
+    assert max(windows_at_once) == 1024 // 10
+    assert len(windows_at_once) > 10
+    windows_at_once.clear()
+    together = backbone.at_layer(batch, 0)
+    assert len(windows_at_once) == 1
+    assert torch.equal(few.hidden, together.hidden)
+    assert torch.equal(few.summary, together.summary)
+    windows_at_once.clear()
+    backbone.requires_grad_(False).at_layer(batch, 0)
+    assert max(windows_at_once) == 1024 // 10
 
 
 def test_pieces_are_inputs_of_their_own():
@@ -170,6 +223,79 @@ def test_windows_of_one_row_stay_in_its_part():
     assert cut_up.notes == ("2 inputs are longer than the model takes: 9 windows in all are learned from",)
     # The text of a chromosome is not repeated beside each of its windows.
     assert cut_up.examples.table.column_names == ["id"]
+
+
+class Words(Letters):
+    """Two letters in one token where the first is an A, as words of a vocabulary are."""
+
+    def encode(self, value):
+        starts = [at for at in range(len(value)) if at == 0 or value[at - 1] != "A" or value[at - 2 : at] == "AA"]
+        ids = np.array([1, *(self.vocabulary[value[at]] for at in starts)])
+        stops = [*starts[1:], len(value)]
+        spans = np.array([[-1, -1], *([start, stop - 1] for start, stop in zip(starts, stops, strict=True))])
+        return Encoding({"input_ids": ids}, {"input_ids": 0}, spans, len(value))
+
+
+class Mirror(Augmentation):
+    """The same from its end, in training and answering."""
+
+    def change(self, value, rng):
+        return self.views(value)[0]
+
+    def views(self, value):
+        return (Changed(value[::-1], np.arange(len(value))[::-1]),)
+
+
+class InWindows(Windowed):
+    """Options of the tiny model."""
+
+
+class WordsPlugin:
+    """The tiny model in windows, over words."""
+
+    exapt_api = 1
+
+    @hookimpl
+    def exapt_tokenizers(self):
+        yield replace(LETTERS, name="words", build=lambda _options: Words())
+
+    @hookimpl
+    def exapt_backbones(self):
+        yield replace(
+            TINY, name="wordy", tokenizer="words", options=InWindows, build=lambda _options, _weights: wordy()
+        )
+
+    @hookimpl
+    def exapt_augmentations(self):
+        yield AugmentationSpec(name="mirror", summary="Mirrors.", build=lambda _options: Mirror())
+
+
+def wordy():
+    backbone = TINY.build(None, True)
+    backbone.max_tokens = 10
+    return backbone
+
+
+def test_a_window_that_has_more_tokens_from_its_other_side_is_read_in_windows(tmp_path):
+    """Two letters AC are one token, and two as CA: the other side of a full window is too long."""
+    text = "AC" * 30
+    assert Words().encode(text[:18]).tokens == 10
+    assert Words().encode(text[:18][::-1]).tokens > 10
+    table = tmp_path / "table.csv"
+    table.write_text("sequence,label\n" + f"{text},1\nDEDE,0\n" * 10)
+    given = {
+        "data": {"path": str(table)},
+        "backbone": {"name": "wordy", "windows": "score"},
+        "head": {"name": "sequence-classification", "label": "label"},
+        "strategy": "probe",
+        "augmentation": "mirror",
+        "training": {"epochs": 1},
+    }
+    with inline(WordsPlugin()):
+        adapted = exapt.train(given)
+        answers = adapted.predict([text])
+    assert answers.num_rows > 1
+    assert answers["end"].to_pylist()[-1] == 60
 
 
 def test_a_label_for_each_unit_needs_the_windows_put_together_again(refused, windowed, tmp_path):

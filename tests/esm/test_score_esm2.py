@@ -86,8 +86,8 @@ def test_letters_that_esm2_does_not_know_are_told(exapt_notes, golden, tmp_path)
     table = tmp_path / "t.csv"
     table.write_text(f"sequence,mutation\n{'MKTAY' * 10}J,K2A\n")
     assert exapt_notes(table, f"esm2:{golden / 'model'}") == [
-        "1 unknown letters in 1 of 1 values of 'wild type'",
-        "1 unknown letters in 1 of 1 values of 'mutant'",
+        "1 unknown letter in 1 of 1 value of 'wild type'",
+        "1 unknown letter in 1 of 1 value of 'mutant'",
     ]
 
 

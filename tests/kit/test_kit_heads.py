@@ -101,7 +101,20 @@ def of(kind, infer=classes_sorted):
         options=ClassOptions,
         infer=infer,
         build=lambda options, context: kind(options.classes, context.widths["sequence"]),
+        answers="unit" if issubclass(kind, PlainUnits) else "input",
     )
+
+
+class SaysUnlabelled(Plain):
+    labelled = False
+
+
+class AnswersForTokens(PlainUnits):
+    answers = "token"
+
+
+class AnswersForInputs(PlainUnits):
+    answers = "input"
 
 
 class TakesAnyLabel(Plain):
@@ -214,6 +227,12 @@ class ScaleForgotten(Plain):
 
 
 FAULTS = [
+    (of(SaysUnlabelled), "as-specified: the specification says labelled = True, the module says False"),
+    (of(AnswersForTokens), "as-specified: it answers for each token, and labels are of inputs or of units"),
+    (
+        of(AnswersForInputs),
+        "as-specified: the specification answers for each unit, the module for each input",
+    ),
     (
         of(Plain, classes_as_they_come),
         "order-of-labels: 'classes' is ('lung', 'gut', 'skin'), but ('skin', 'lung', 'gut') of reversed labels",

@@ -136,7 +136,7 @@ def test_a_component_with_a_fault_fails_its_plugin(written):
 
 def test_a_backbone_that_is_another_in_the_next_process_is_found(written):
     salted = "seeded(type('Salted', (TinyBackbone,), {'finish': lambda self, hidden, batch: "
-    salted += "TinyBackbone.finish(self, hidden * (1 + hash('salt') % 97), batch)}), weights)"
+    salted += "TinyBackbone.finish(self, (hidden * (1 + hash('salt') % 997 / 997)).sin(), batch)}), weights)"
     module = written(HEAD + BACKBONE.replace("BUILT", salted))
     backbone, tokenizer = next(module.exapt_backbones()), next(module.exapt_tokenizers())
     with pytest.raises(ConformanceError) as caught:

@@ -132,6 +132,82 @@ class AsksNothing(Hides):
         return encoding, np.full(encoding.tokens, -100)
 
 
+class HidesNothing(Hides):
+    def pose(self, encoding, rng):
+        return encoding, super().pose(encoding, rng)[1]
+
+
+class AsksForAnother(Hides):
+    def pose(self, encoding, rng):
+        seen, target = super().pose(encoding, rng)
+        return seen, np.where(target == self.pad, target, 2 + (target - 1) % 26)
+
+
+class AsksForTheFirst(Hides):
+    """Asks for ``<cls>``, which is always the same."""
+
+    def pose(self, encoding, rng):
+        ids = encoding.arrays["input_ids"]
+        first = np.arange(len(ids)) == 0
+        return replace(encoding, arrays={"input_ids": np.where(first, self.mask, ids)}), np.where(first, ids, self.pad)
+
+
+class AsksWhereItStands(Hides):
+    """Takes a causal model and asks of each token the token itself."""
+
+    def __init__(self, context):
+        if context.language["sequence"].objective != "causal":
+            raise RecipeError("a causal model")
+        super().__init__(context)
+
+    @property
+    def language(self):
+        return LanguageModel(self.decoder, "causal")
+
+    def pose(self, encoding, rng):
+        ids = encoding.arrays["input_ids"]
+        return encoding, np.where(encoding.spans[:, 0] >= 0, ids, self.pad).astype(np.int64)
+
+
+class AlwaysPerfect(Hides):
+    def metrics(self, outputs, targets):
+        return {"accuracy": 1.0}
+
+
+class Measures(Hides):
+    """Asks for a number for each token, as of a gene; it is no language model."""
+
+    language = None
+    pad = float("nan")
+    metric = "mse"
+
+    def __init__(self, context):
+        super().__init__(context)
+        self.decoder = nn.Linear(16, 1)
+
+    def pose(self, encoding, rng):
+        ids = encoding.arrays["input_ids"]
+        asked = (rng.random(len(ids)) < 0.5) & (encoding.spans[:, 0] >= 0)
+        seen = np.where(asked, self.mask, ids)
+        return replace(encoding, arrays={"input_ids": seen}), np.where(asked, ids / 30, np.nan).astype(np.float32)
+
+    def forward(self, features):
+        return self.decoder(features["sequence"].hidden)
+
+    def weigh(self, target):
+        return (~target.isnan()).sum()
+
+    def loss(self, output, target):
+        known = ~target.isnan()
+        return (output[..., 0][known] - target[known]).square().sum()
+
+    def metrics(self, outputs, targets):
+        pairs = [(o[:, 0], t) for o, t in zip(outputs, targets, strict=True)]
+        told, true = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        known = ~np.isnan(true)
+        return {"mse": float(np.square(told - true)[known].mean())} if known.any() else {}
+
+
 class MeanLoss(Hides):
     def loss(self, output, target):
         return super().loss(output, target) / self.weigh(target)
@@ -267,6 +343,17 @@ FAULTS = [
     (of(TargetsOfHidden), "one-target-per-token: input 0 of 15 tokens has targets of shape [7]"),
     (of(OtherPad), "one-target-per-token: a target of input 0 that does not count is -1, not -100"),
     (of(AsksNothing), "one-target-per-token: nothing is asked of input 0 in 20 tries"),
+    (of(HidesNothing), "asks-what-is-hidden: of 491 tokens that it asks for 491 are left in sight"),
+    (
+        of(AsksForAnother),
+        "asks-what-is-hidden: token 1 of input 0 has the target 15, and the one to be told there is 14",
+    ),
+    (of(AsksForTheFirst), "asks-what-is-hidden: token 0 of input 0 is asked for, and 1 is a special token"),
+    (
+        of(AsksWhereItStands),
+        "asks-what-is-hidden: token 1 of input 0 has the target 14, and the one to be told there is 12",
+    ),
+    (of(AlwaysPerfect), "metrics-tell: its metrics are the same before and after it has learned: accuracy 1"),
     (of(MeanLoss), "loss-adds-up: loss of all inputs is 3.451, but 6.918 as the sum of two parts"),
     (of(LearnsPadding), "padding-left-out: loss is 3.528e+04, but 3.928e+04 with a column of padding"),
     (of(AtRest), "all-of-it-learns: nothing of it learns: its loss depends on no parameter that may"),
@@ -299,6 +386,7 @@ def test_a_plainly_written_head_without_labels_keeps_every_promise():
     check_head(of(Hides))
     check_head(of(Hides), inputs=["ACD", "MKTAYIAK"])
     check_head(of(GivesNone))
+    check_head(of(Measures))
 
 
 @pytest.mark.parametrize(

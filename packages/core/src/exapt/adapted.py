@@ -15,11 +15,11 @@ from exapt.building import Tallies, build_augmentations, encode, refuse_mistaken
 from exapt.data.tables import Examples
 from exapt.device import token_budget
 from exapt.errors import DataError
+from exapt.measuring import predict, score
 from exapt.model import Model
 from exapt.parts import Array, Augmentation, Encoding, Tokenizer
 from exapt.resolve import Resolved
 from exapt.rows import Inputs, Rows
-from exapt.trainer import predict, score
 from exapt.windows import in_windows
 
 if TYPE_CHECKING:

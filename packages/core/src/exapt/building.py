@@ -28,7 +28,7 @@ from exapt.parts import (
     Windows,
 )
 from exapt.resolve import Chosen, Resolved
-from exapt.rows import Source
+from exapt.source import Held, Source
 from exapt.specs import Windowed
 
 # Fewer letters than this, however they fall, say nothing of what kind of sequence they come from.
@@ -142,14 +142,18 @@ def source_of(
     def encode_again(name: str, value: Any) -> Encoding:
         return encode_one(tokenizer, value, name, resolved.backbone, resolved.tokenizer)
 
-    pooled = backbone.windows is not None and backbone.windows.mode == "pool"
+    held = [
+        Held(f"augmentation '{chosen.offer.spec.name}' of {chosen.offer.info.distribution}", augmentation)
+        for chosen, augmentation in zip(resolved.augmentations, augmentations, strict=True)
+    ]
     return Source(
         ids=examples.ids,
         values=examples.inputs,
         numbers=np.arange(len(examples)),
         encode=encode_again,
-        limit=None if pooled else backbone.max_tokens,
-        augmentations=augmentations,
+        # A window that has more tokens once it is changed is itself read in windows.
+        limit=None if backbone.windows else backbone.max_tokens,
+        augmentations=held,
         seed=resolved.recipe.seed,
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from exapt import device as devices
 from exapt.data.batching import collate
@@ -34,15 +35,23 @@ def probe(model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Seq
 
 
 def _answer(model: Model, encoding: Encoding, inputs: Sequence[str]) -> dict[str, Array]:
-    device = next(model.parameters()).device
+    labelled = [name for name in model.heads if model.head(name).labelled]
+    answers = _measured(model, encoding, inputs, {}, labelled) if labelled else {}
     targets = {}
-    for name in model.heads:
-        if not model.head(name).labelled:
-            encoding, target = model.head(name).pose(encoding, np.random.default_rng(0))
-            targets[name] = torch.from_numpy(target)[None].to(device)
+    for name in [name for name in model.heads if name not in labelled]:
+        encoding, target = model.head(name).pose(encoding, np.random.default_rng(0))
+        targets[name] = torch.from_numpy(target)[None]
+    return answers | (_measured(model, encoding, inputs, targets, targets) if targets else {})
+
+
+def _measured(
+    model: Model, encoding: Encoding, inputs: Sequence[str], targets: Mapping[str, Tensor], heads: Iterable[str]
+) -> dict[str, Array]:
+    device = next(model.parameters()).device
+    known = {name: target.to(device) for name, target in targets.items()}
     batch = collate([encoding]).to(device)
     with devices.resting():
-        answers = model.measured(MicroBatch(dict.fromkeys(inputs, batch), targets, 1))
+        answers = model.measured(MicroBatch(dict.fromkeys(inputs, batch), known, 1), heads)
     return {name: answer.float().cpu().numpy() for name, answer in answers.items()}
 
 

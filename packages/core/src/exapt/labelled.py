@@ -86,6 +86,7 @@ def read_table(resolved: Resolved) -> Table:
         facts |= {"labels_file": Path(options.labels).name, "labels_sha256": table_sha256(options.labels)}
     facts["rows"] = {part: len(moved[part]) for part in PARTS}
     notes = [*report.lines(), *parts.notes, *_sharing(resolved, examples, parts)]
+    notes += relatives.ambiguous() if relatives else ()
     if relatives and families is not None:
         notes.append(relatives.noted(families))
     found = leakage(relatives, "test", parts.test, parts.train) if relatives and recipe.split.leakage else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,19 +52,19 @@ class Model(nn.Module):
         ]
         return torch.stack(losses).sum()
 
-    def answer(self, micro: MicroBatch) -> dict[str, Tensor]:
-        """Return each head's output."""
+    def answer(self, micro: MicroBatch, heads: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Return the output of some heads, or of all."""
         features = {name: self.features(given) for name, given in micro.inputs.items()}
         return {
             name: self.head(name)({key: kept[self.head(name).reads] for key, kept in features.items()})
-            for name in self.heads
+            for name in (self.heads if heads is None else heads)
         }
 
-    def measured(self, micro: MicroBatch) -> dict[str, Tensor]:
-        """Return what of each head's output is kept to be measured."""
+    def measured(self, micro: MicroBatch, heads: Iterable[str]) -> dict[str, Tensor]:
+        """Return what of some heads' outputs is kept to be measured."""
         return {
             name: output if self.head(name).labelled else self.head(name).condense(output, micro.targets[name])
-            for name, output in self.answer(micro).items()
+            for name, output in self.answer(micro, heads).items()
         }
 
     def features(self, given: Batch | Kept) -> Kept:

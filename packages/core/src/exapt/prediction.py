@@ -125,6 +125,9 @@ def as_batch(columns: dict[str, list[Any]]) -> pa.RecordBatch:
 
 def _type(values: Sequence[Any]) -> pa.DataType | None:
     first = next((value for value in values if value is not None), None)
+    if first is None and len(values):
+        # Numbers alone may be missing, and all of a chunk's can be.
+        return pa.float64()
     if not isinstance(first, list):
         return None
     members: Iterable[Any] = (member for value in values for member in value or ())
@@ -160,8 +163,8 @@ def evaluate_file(
         examples = _part(adapted, examples, part)
         notes.append(f"part '{part}': {len(examples)} rows")
     if against:
-        found = _compared(adapted, examples, against, options)
-        notes += found.lines()
+        found, said = _compared(adapted, examples, against, options)
+        notes += [*said, *found.lines()]
         names = pa.array(band_of(found.identity).tolist(), pa.string())
         kept = examples.table.drop_columns([name for name in examples.table.column_names if name == _IDENTITY])
         examples, by = replace(examples, table=kept.append_column(_IDENTITY, names)), _IDENTITY
@@ -172,8 +175,8 @@ def evaluate_file(
     return metrics, [*notes, *tallies.lines()]
 
 
-def _compared(adapted: Adapted, examples: Examples, against: Path, options: DataOptions) -> Leakage:
-    """Compare labelled rows with the table that was learned from, which has the same columns of inputs."""
+def _compared(adapted: Adapted, examples: Examples, against: Path, options: DataOptions) -> tuple[Leakage, list[str]]:
+    """Compare labelled rows with the table that was learned from, which has the same columns of inputs; with notes."""
     kind = adapted.resolved.backbone.offer.spec.modality
     if kind not in ("dna", "protein"):
         raise DataError(f"--against compares sequences of DNA or protein, but '{adapted.name}' reads {kind}")
@@ -183,7 +186,7 @@ def _compared(adapted: Adapted, examples: Examples, against: Path, options: Data
     rule = rule_of(adapted.resolved.recipe.split, kind)
     relatives = Relatives(inputs, [*train.ids, *examples.ids], rule)
     rows = np.arange(len(train), len(train) + len(examples))
-    return compare_rows(relatives, "evaluated", rows, np.arange(len(train)))
+    return compare_rows(relatives, "evaluated", rows, np.arange(len(train))), relatives.ambiguous()
 
 
 def _part(adapted: Adapted, examples: Examples, part: str) -> Examples:

@@ -101,6 +101,8 @@ class SplitOptions(Options):
     @classmethod
     def _texts(cls, values: Any) -> Any:
         several = values if isinstance(values, (list, tuple)) else [values]
+        if "" in several:
+            raise ValueError("an empty text is no value of a column")
         return tuple(str(value) if isinstance(value, int) else value for value in several)
 
     @model_validator(mode="after")
@@ -113,6 +115,13 @@ class SplitOptions(Options):
             if value in self.test:
                 raise ValueError(f"both valid and test name '{value}'")
         return self
+
+    @field_validator("fractions", mode="before")
+    @classmethod
+    def _three(cls, fractions: Any) -> Any:
+        if isinstance(fractions, (list, tuple)) and len(fractions) != 3:
+            raise ValueError("three shares are needed: of train, of valid and of test")
+        return fractions
 
     @field_validator("fractions")
     @classmethod

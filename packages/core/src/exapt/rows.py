@@ -1,25 +1,26 @@
 """Rows ready to learn from: encoded inputs (or kept features) and targets, handed out as micro-batches.
 
 Where inputs are changed at random or heads pose questions of their own, training rows are made anew each time they are
-seen. All chance is a function of the run's seed, the epoch and the row, never of what is batched beside it.
+seen. All chance is a function of the run's seed, the epoch and the row, never of what is batched beside it. Outside
+training heads with labels see inputs as they are; questions are posed once, by the seed and what the input holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from exapt.data.batching import collate, padded
-from exapt.errors import DataError, PluginError
+from exapt.errors import PluginError
 from exapt.features import TOKENS, KeptFeatures
 from exapt.model import Kept, MicroBatch
-from exapt.parts import NO_UNIT, Array, Augmentation, Batch, Encoding, Head
+from exapt.parts import NO_UNIT, Array, Batch, Encoding, Head
+from exapt.source import Source
 
 
 @dataclass(frozen=True)
@@ -57,55 +58,6 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What rows are made of anew: ``values`` of each input, one per row, and the ``numbers`` [rows] that chance goes by.
-
-    ``encode(id, value)`` encodes a changed value of a row; ``limit`` is the most tokens that the model then takes.
-    """
-
-    ids: Sequence[str]
-    values: Mapping[str, Sequence[Any]]
-    numbers: Array
-    encode: Callable[[str, Any], Encoding]
-    limit: int | None
-    augmentations: Sequence[Augmentation]
-    seed: int
-
-    def subset(self, rows: Array) -> Source:
-        """Return some rows."""
-        values = {name: [given[row] for row in rows] for name, given in self.values.items()}
-        return replace(self, ids=[self.ids[row] for row in rows], values=values, numbers=self.numbers[rows])
-
-    def fits(self, encoding: Encoding) -> bool:
-        """Return whether the model takes an encoding whole."""
-        return self.limit is None or encoding.tokens <= self.limit
-
-    @property
-    def changes(self) -> bool:
-        """Whether training rows are changed at random."""
-        return any(augmentation.trains for augmentation in self.augmentations)
-
-    def chance(self, row: int, *moment: int) -> np.random.Generator:
-        """Return the generator of a row at a moment, such as an epoch."""
-        return np.random.default_rng((self.seed, *moment, int(self.numbers[row])))
-
-    def changed(self, name: str, row: int, rng: np.random.Generator) -> tuple[Encoding, Array | None]:
-        """Return an input, changed at random, and where its units [units] stood before (None: where they stand)."""
-        value, units = self.values[name][row], None
-        for augmentation in self.augmentations:
-            step = augmentation.change(value, rng)
-            value = step.value
-            units = _composed(units, step.units)
-        return self.encode(self.ids[row], value), units
-
-
-def _composed(first: Array | None, second: Array | None) -> Array | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return np.where(second == NO_UNIT, NO_UNIT, first[second])
-
-
-@dataclass(frozen=True)
 class View:
     """Rows as an augmentation sees them, and of each row where its units [units] stand in the row itself (None: there)."""
 
@@ -123,6 +75,8 @@ class Rows:
     answered: Mapping[str, str]
     """The input whose units or tokens each head answers for."""
     source: Source | None = None
+    asked: Mapping[str, Inputs] | None = None
+    """The inputs as heads without labels are to see them outside training."""
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())).encodings)
@@ -154,7 +108,9 @@ class Rows:
         """Return some rows, such as one part of a split."""
         targets = {name: [values[row] for row in rows] for name, values in self.targets.items()}
         inputs = {name: inputs.subset(rows) for name, inputs in self.inputs.items()}
-        return replace(self, inputs=inputs, targets=targets, source=self.source and self.source.subset(rows))
+        asked = self.asked and {name: inputs.subset(rows) for name, inputs in self.asked.items()}
+        source = self.source and self.source.subset(rows)
+        return replace(self, inputs=inputs, targets=targets, source=source, asked=asked)
 
     def take(self, rows: Array, device: torch.device) -> MicroBatch:
         """Return some rows as one micro-batch."""
@@ -167,27 +123,56 @@ class Rows:
         part = self.subset(rows)
         if not self.renewed:
             return part
-        return part._made(epoch, changes=True)
+        assert part.source is not None
+        chances = [part.source.chance(row, epoch) for row in range(len(part))]
+        if part.source.changes:
+            part = part._changed(chances)
+        inputs, targets = part._posed(lambda row, _: chances[row])
+        return replace(part, inputs=inputs, targets=targets)
 
     def settled(self) -> Rows:
-        """Return the rows as they are measured: never changed, and posed once and for all."""
-        return self._made(changes=False) if self.posed else self
-
-    def _made(self, *moment: int, changes: bool) -> Rows:
+        """Return the rows as they are measured: never changed, and posed once and for all, by what each of them holds."""
+        if not self.posed:
+            return self
         assert self.source is not None
+        lasting = self.source.lasting
+        asked, targets = self._posed(lambda _, encoding: lasting(encoding))
+        return replace(self, asked=asked, targets=targets)
+
+    def passes(self) -> list[Rows]:
+        """Return the rows once for each way in which heads see them outside training, with the heads that do.
+
+        Heads with labels see inputs as they are, those without as they ask of them.
+        """
+        posed = set(self.posed)
+        plain = self._for(self.heads.keys() - posed, self.inputs)
+        asking = self._for(posed, self.inputs if self.asked is None else self.asked)
+        return [rows for rows in (plain, asking) if rows.heads]
+
+    def _for(self, names: Collection[str], inputs: Mapping[str, Inputs]) -> Rows:
+        heads = {name: head for name, head in self.heads.items() if name in names}
+        targets = {name: values for name, values in self.targets.items() if name in names}
+        return replace(self, inputs=inputs, heads=heads, targets=targets, asked=None)
+
+    def _posed(
+        self, chance: Callable[[int, Encoding], np.random.Generator]
+    ) -> tuple[dict[str, Inputs], dict[str, Sequence[Array]]]:
+        """Return the inputs as heads ask of them, and all targets with theirs."""
         encodings = {name: list(inputs.encodings) for name, inputs in self.inputs.items()}
-        targets: dict[str, list[Array]] = {name: list(values) for name, values in self.targets.items()}
-        targets |= {name: [] for name in self.posed}
-        for row in range(len(self)):
-            rng = self.source.chance(row, *moment)
-            if changes and self.source.changes:
-                self._change(row, rng, encodings, targets)
-            for name in self.posed:
-                answered = encodings[self.answered[name]]
-                answered[row], target = self.heads[name].pose(answered[row], rng)
-                targets[name].append(target)
-        inputs = {name: Inputs.bare(values) for name, values in encodings.items()}
-        return replace(self, inputs=inputs, targets=targets)
+        targets: dict[str, Sequence[Array]] = dict(self.targets)
+        for name in self.posed:
+            answered = encodings[self.answered[name]]
+            posed = [self.heads[name].pose(encoding, chance(row, encoding)) for row, encoding in enumerate(answered)]
+            answered[:] = [encoding for encoding, _ in posed]
+            targets[name] = [target for _, target in posed]
+        return {name: Inputs.bare(values) for name, values in encodings.items()}, targets
+
+    def _changed(self, chances: Sequence[np.random.Generator]) -> Rows:
+        encodings = {name: list(inputs.encodings) for name, inputs in self.inputs.items()}
+        targets = {name: list(values) for name, values in self.targets.items()}
+        for row, rng in enumerate(chances):
+            self._change(row, rng, encodings, targets)
+        return replace(self, inputs={name: Inputs.bare(values) for name, values in encodings.items()}, targets=targets)
 
     def _change(
         self, row: int, rng: np.random.Generator, encodings: dict[str, list[Encoding]], targets: dict[str, list[Array]]
@@ -195,54 +180,36 @@ class Rows:
         assert self.source is not None
         moved = {}
         for name, values in encodings.items():
-            changed, units = self.source.changed(name, row, rng)
-            # A point mutation can break a long word of the vocabulary in two: an input at the limit stays as it was.
-            fits = self.source.fits(changed)
-            values[row], moved[name] = (changed, units) if fits else (values[row], None)
+            values[row], moved[name] = self.source.changed(name, row, rng, values[row])
         for name, head in self.heads.items():
             units = moved[self.answered[name]]
             if head.labelled and head.answers == "unit" and units is not None:
                 targets[name][row] = _moved(targets[name][row], units, head.pad)
 
-    @property
-    def has_views(self) -> bool:
-        """Whether augmentations have views of the rows; not where heads pose, whose answers are of tokens."""
-        return bool(self.source and self.source.augmentations) and not self.posed
-
     def views(self) -> list[View]:
-        """Return the rows as each augmentation sees them, for answers to be averaged over."""
-        if self.source is None or not self.has_views:
+        """Return the rows as each augmentation sees them, for answers to be averaged over.
+
+        None where heads pose, whose answers are of what they hid.
+        """
+        if self.source is None or not self.source.augmentations or self.posed:
             return []
+        seen = {
+            name: [self.source.views(name, row, encoding) for row, encoding in enumerate(inputs.encodings)]
+            for name, inputs in self.inputs.items()
+        }
         found = []
-        for augmentation in self.source.augmentations:
-            seen = {
-                name: [augmentation.views(value) for value in values] for name, values in self.source.values.items()
-            }
-            counts = {len(views) for values in seen.values() for views in values}
+        for place, held in enumerate(self.source.augmentations):
+            of = {name: [views[place] for views in values] for name, values in seen.items()}
+            counts = {len(views) for values in of.values() for views in values}
             if len(counts) > 1:
-                raise PluginError(
-                    f"{type(augmentation).__name__} has {min(counts)} views of one input, {max(counts)} of another"
-                )
-            found += [self._view(seen, number) for number in range(max(counts, default=0))]
+                raise PluginError(f"{held.name} gives {min(counts)} views of one input and {max(counts)} of another")
+            found += [self._view(of, number) for number in range(max(counts, default=0))]
         return found
 
-    def _view(self, seen: Mapping[str, Sequence[Any]], number: int) -> View:
-        inputs = {
-            name: Inputs.bare([self._encoded_view(row, views[number].value) for row, views in enumerate(values)])
-            for name, values in seen.items()
-        }
-        units = {name: [views[number].units for views in values] for name, values in seen.items()}
+    def _view(self, seen: Mapping[str, Sequence[Sequence[tuple[Encoding, Array | None]]]], number: int) -> View:
+        inputs = {name: Inputs.bare([views[number][0] for views in values]) for name, values in seen.items()}
+        units = {name: [views[number][1] for views in values] for name, values in seen.items()}
         return View(replace(self, inputs=inputs, targets={}, source=None), units)
-
-    def _encoded_view(self, row: int, value: Any) -> Encoding:
-        assert self.source is not None
-        encoding = self.source.encode(self.source.ids[row], value)
-        if not self.source.fits(encoding):
-            raise DataError(
-                f"'{self.source.ids[row]}' has {encoding.tokens:,} tokens as an augmentation sees it, more than the "
-                f"{self.source.limit:,} that the model takes; shorten it"
-            )
-        return encoding
 
     def _targets(self, head: str, rows: Array) -> Tensor:
         arrays = [self.targets[head][row] for row in rows]

@@ -10,19 +10,18 @@ import numpy as np
 
 from exapt import device as devices
 from exapt.adapted import Adapted
-from exapt.building import Tallies, build, build_backbone, build_tokenizer, encode_one, refuse_mistaken
-from exapt.data.variants import Unscored, Variant
+from exapt.building import Tallies, build, build_backbone, build_tokenizer, refuse_mistaken
+from exapt.data.changes import IncomparableError, UnscorableError
+from exapt.data.variants import Row, Told, Unchanged, Variant
 from exapt.embedding import named_parts
 from exapt.errors import DataError, ExaptError, PluginError, RecipeError, listed
 from exapt.expectations import Expectations
-from exapt.parts import Augmentation, Backbone, Encoding, LanguageModel, Question, Scorer, Tokenizer
-from exapt.plugins import Plugins, current
+from exapt.pairs import Pairs
+from exapt.parts import Augmentation, Backbone, LanguageModel, Question, Scorer, Tokenizer
+from exapt.plugins import Offer, Plugins, current
 from exapt.recipe import validated
 from exapt.resolve import Chosen, resolve_backbone
 from exapt.specs import AugmentationSpec, BackboneSpec, ScorerSpec, Spec
-
-# A window is widened this often, to what the number of its tokens leaves room for.
-_WIDENED = 3
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,9 @@ class Choice:
 class Scoring:
     """A language model, the scorer that asks it, and the views over which it is asked."""
 
-    name: str
-    parts: tuple[Chosen, Chosen]
-    """What backbone and tokenizer were made of."""
-    tokenizer: Tokenizer
-    limit: int | None
+    pairs: Pairs
     scorer: Scorer
     scored_by: Chosen
-    views: tuple[Augmentation, ...]
-    context: int | None
     expectations: Expectations
     licence: str = ""
 
@@ -104,7 +97,7 @@ class Scoring:
         cls,
         parts: Parts,
         scored_by: Chosen,
-        views: Sequence[Chosen],
+        views: Sequence[Augmentation],
         choice: Choice,
         device: str = "",
         licence: str = "",
@@ -112,150 +105,56 @@ class Scoring:
         """Make a backbone score with any language-model head, its own or one that has learned on."""
         _check_objective(scored_by, parts)
         expectations = Expectations(parts.backbone, parts.language, devices.choose(device), choice.precision)
-        augmentations = tuple(build(view) for view in views)
-        return cls(
-            name=parts.name,
-            parts=parts.made_of,
-            tokenizer=parts.tokenizer,
-            limit=parts.backbone.max_tokens,
-            scorer=build(scored_by),
-            scored_by=scored_by,
-            views=augmentations,
-            context=choice.context,
-            expectations=expectations,
-            licence=licence,
-        )
+        limit = parts.backbone.max_tokens
+        pairs = Pairs(parts.name, parts.made_of, parts.tokenizer, limit, tuple(views), choice.context)
+        return cls(pairs, build(scored_by), scored_by, expectations, licence)
 
     def scores(
-        self,
-        variants: Sequence[Variant | Unscored],
-        tallies: Tallies | None = None,
-        unscored: list[Unscored] | None = None,
+        self, variants: Sequence[Row], tallies: Tallies | None = None, told: Told | None = None
     ) -> list[float | None]:
         """Return the score of each variant, in natural logarithms, above 0 where the mutant is expected more.
 
-        Pairs that the scorer cannot compare are added to ``unscored``, where it is given, and have no score. Raises
-        ``DataError``, with the variant, for them otherwise, for letters that the model cannot read, and for what it has
-        no room for.
+        The wild type itself scores 0. Rows that cannot have a score are taken up by ``told``, and have none; raises
+        ``DataError``, with the variant, for those that are not to be skipped.
         """
-        pairs = {row: self._pairs(one, tallies) for row, one in enumerate(variants) if isinstance(one, Variant)}
-        refuse_mistaken(self.tokenizer, [pair[0] for some in pairs.values() for pair in some], self.name)
-        totals = self.expectations.sums(self._asked(variants, pairs, unscored), len(variants))
+        told = told or Told()
+        pairs: dict[int, list[tuple[Any, Any]]] = {}
+        for row, one in enumerate(variants):
+            if isinstance(one, Variant):
+                try:
+                    pairs[row] = self.pairs.of(one, tallies)
+                except UnscorableError as error:
+                    told.skip(one.where, error)
+        wild = [pair[0] for some in pairs.values() for pair in some]
+        refuse_mistaken(self.pairs.tokenizer, wild, self.pairs.name)
+        totals = self.expectations.sums(self._asked(variants, pairs, told), len(variants))
         # In the precision of the passes: more digits would differ from one order of rows to another.
-        means = {row: float(np.float32(totals[row] / len(some))) for row, some in pairs.items()}
-        return [means.get(row) for row in range(len(variants))]
+        scores: dict[int, float] = {row: float(np.float32(totals[row] / len(some))) for row, some in pairs.items()}
+        scores |= {row: 0.0 for row, one in enumerate(variants) if isinstance(one, Unchanged)}
+        return [scores.get(row) for row in range(len(variants))]
 
     def _asked(
-        self,
-        variants: Sequence[Variant | Unscored],
-        pairs: dict[int, list[tuple[Any, Any]]],
-        unscored: list[Unscored] | None,
+        self, variants: Sequence[Row], pairs: dict[int, list[tuple[Any, Any]]], told: Told
     ) -> Iterator[tuple[int, Question]]:
-        """Yield each row's questions; a row that cannot be asked leaves ``pairs``, where ``unscored`` takes it up."""
+        """Yield each row's questions; a row that cannot be asked leaves ``pairs``."""
         for row, some in list(pairs.items()):
             where = variants[row].where
             try:
                 # All of a row's before the first of them is asked: half a row has no score.
                 questions = [one for wild, mutant in some for one in self._questions(where, wild, mutant)]
-            except DataError:
-                if unscored is None:
-                    raise
-                unscored.append(Unscored(where, "a change that the scorer cannot compare with the wild type"))
+            except UnscorableError as error:
+                told.skip(where, error)
                 del pairs[row]
                 continue
             for question in questions:
                 yield row, question
 
-    def _pairs(self, variant: Variant, tallies: Tallies | None) -> list[tuple[Any, Any]]:
-        """Return wild type and mutant, cut to what the model takes, and every view of the two."""
-        pair = self._window(variant)
-        if tallies is not None:
-            for what, value in zip(("wild type", "mutant"), pair, strict=True):
-                tallies.count(what, [value], [self._encode(variant.where, value)])
-        return self._viewed(variant.where, pair)
-
-    def _viewed(self, where: str, pair: tuple[Any, Any]) -> list[tuple[Any, Any]]:
-        pairs = [pair]
-        for augmentation in self.views:
-            wild, mutant = (augmentation.views(value) for value in pair)
-            if len(wild) != len(mutant) or not wild:
-                raise PluginError(
-                    f"{where}: {type(augmentation).__name__} gives {len(wild)} views of the wild type and {len(mutant)} "
-                    "of the mutant; to average over them it must give as many, one at least"
-                )
-            pairs += [(one.value, other.value) for one, other in zip(wild, mutant, strict=True)]
-        return pairs
-
-    def _window(self, variant: Variant) -> tuple[str, str]:
-        if self.context is not None:
-            return self._around(variant, self.context)
-        if self.limit is not None:
-            return self._widest(variant, self.limit)
-        if not variant.letters.whole:
-            raise RecipeError(
-                f"'{self.name}' takes inputs of any length: say with --context how many letters to keep on each side "
-                "of a variant"
-            )
-        return variant.alleles(0, len(variant.letters))
-
-    def _widest(self, variant: Variant, limit: int) -> tuple[str, str]:
-        """Return the alleles with as much around them as makes no more than ``limit`` tokens."""
-        total, span = len(variant.letters), variant.stop - variant.start
-        room = max(span, min(total, limit))
-        pair, tokens = self._read(variant, room)
-        while tokens > limit and room > span:
-            # Rounded up, so that each try is shorter than the last.
-            room = max(span, room - 1 - (tokens - limit) * room // tokens)
-            pair, tokens = self._read(variant, room)
-        if tokens > limit:
-            raise DataError(
-                f"{variant.where}: what lies between the letters that change makes {tokens:,} tokens; '{self.name}' takes "
-                f"at most {limit:,}"
-            )
-        # A token may stand for many letters, so that there is room for more of them than tokens.
-        for _ in range(_WIDENED):
-            wider = min(total, room * limit // max(tokens, 1))
-            if wider <= room:
-                break
-            room = wider
-            found, tokens = self._read(variant, room)
-            if tokens > limit:
-                break
-            pair = found
-        return pair
-
-    def _read(self, variant: Variant, room: int) -> tuple[tuple[str, str], int]:
-        pair = variant.alleles(*_centred(variant, room))
-        return pair, self._tokens(variant.where, pair)
-
-    def _around(self, variant: Variant, context: int) -> tuple[str, str]:
-        start, stop = max(0, variant.start - context), min(len(variant.letters), variant.stop + context)
-        pair = variant.alleles(start, stop)
-        tokens = self._tokens(variant.where, pair)
-        if self.limit is not None and tokens > self.limit:
-            raise DataError(
-                f"{variant.where}: {context:,} letters on each side of the variant make {tokens:,} tokens; '{self.name}' "
-                f"takes at most {self.limit:,}: choose a smaller --context, or none"
-            )
-        return pair
-
-    def _tokens(self, where: str, pair: tuple[str, str]) -> int:
-        """Return the tokens of the longest among a pair and its views."""
-        values = (value for viewed in self._viewed(where, pair) for value in viewed)
-        return max(self._encode(where, value).tokens for value in values)
-
-    def _encode(self, where: str, value: Any) -> Encoding:
-        try:
-            return encode_one(self.tokenizer, value, where, *self.parts)
-        except DataError as error:
-            # Rows of a table stand in a message without quotes.
-            raise DataError(str(error).replace(f"'{where}'", where, 1)) from None
-
     def _questions(self, where: str, wild: Any, mutant: Any) -> Iterator[Question]:
         try:
-            yield from self.scorer.ask(self.tokenizer, wild, mutant)
+            yield from self.scorer.ask(self.pairs.tokenizer, wild, mutant)
         except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+            reason = "a change that the scorer cannot compare with the wild type"
+            raise IncomparableError(f"{where}: {error}", reason) from None
         except (ExaptError, MemoryError):
             raise
         # As in ``building``: whatever else a plugin's code raises is that plugin's fault.
@@ -298,15 +197,40 @@ def _scorer(plugins: Plugins, backbone: Chosen, name: str, choice: Choice) -> Ch
     )
 
 
-def _view(plugins: Plugins, backbone: Chosen, name: str) -> Chosen:
+def _view(plugins: Plugins, backbone: Chosen, name: str) -> Augmentation:
     offer = plugins.get(AugmentationSpec, name)
     modality = backbone.offer.spec.modality
-    if offer.spec.modalities and modality not in offer.spec.modalities:
+    if not _suits(offer.spec, modality):
         raise RecipeError(
             f"augmentation '{offer.spec.name}' is for {listed(offer.spec.modalities)}, not for {modality}, which "
             f"'{backbone.offer.spec.name}' reads"
         )
-    return Chosen(offer, validated(offer.spec.options, {}, f"augmentation '{offer.spec.name}'"))
+    augmentation = _built(offer)
+    if type(augmentation).views is Augmentation.views:
+        others = (other for other in plugins.offers(AugmentationSpec) if _suits(other.spec, modality))
+        names = listed(other.spec.name for other in others if _gives_views(other))
+        raise RecipeError(
+            f"augmentation '{offer.spec.name}' gives no views of an input to average over. Those that do: {names}."
+        )
+    return augmentation
+
+
+def _suits(spec: AugmentationSpec, modality: str) -> bool:
+    return not spec.modalities or modality in spec.modalities
+
+
+def _built(offer: Offer[AugmentationSpec]) -> Augmentation:
+    options = validated(offer.spec.options, {}, f"augmentation '{offer.spec.name}'")
+    augmentation: Augmentation = build(Chosen(offer, options))
+    return augmentation
+
+
+def _gives_views(offer: Offer[AugmentationSpec]) -> bool:
+    try:
+        return type(_built(offer)).views is not Augmentation.views
+    except ExaptError:
+        # One that is not asked for and cannot be built is not worth naming.
+        return False
 
 
 def _check_objective(scored_by: Chosen, parts: Parts) -> None:
@@ -314,18 +238,11 @@ def _check_objective(scored_by: Chosen, parts: Parts) -> None:
     objective = parts.language.objective
     if spec.objective not in ("any", objective):
         fit = (offer.spec for offer in current().offers(ScorerSpec))
-        names = listed(one.name for one in fit if one.objective in ("any", objective))
+        names = [one.name for one in fit if one.objective in ("any", objective)]
         raise RecipeError(
             f"scorer '{spec.name}' asks a {spec.objective} language model, and '{parts.name}' is a {objective} one; use "
-            f"one of {names}"
+            f"{'one of ' if len(names) > 1 else ''}{listed(names)}"
         )
     if objective == "masked" and parts.tokenizer.mask is None:
         reads: Spec = parts.made_of[1].offer.spec
         raise PluginError(f"tokenizer '{reads.name}' names no mask token, which a masked language model is asked with")
-
-
-def _centred(variant: Variant, room: int) -> tuple[int, int]:
-    """Return the ends of ``room`` letters around a variant, moved inwards at the ends of its sequence."""
-    start = variant.start - (room - (variant.stop - variant.start)) // 2
-    start = max(0, min(start, len(variant.letters) - room))
-    return start, start + room

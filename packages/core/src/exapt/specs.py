@@ -179,6 +179,14 @@ class HeadSpec(Spec):
     baseline: Literal["classification", "multilabel", "regression", "none"] = "none"
     """Which linear model on k-mers ``exapt compare`` sets beside it."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labelled and self.answers == "token":
+            raise ValueError(
+                f"head '{self.name}' learns from labels and answers for each token: labels are of inputs or of units, so "
+                "answers is 'input' or 'unit'; a head that poses its own questions says labelled=False"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StrategySpec(Spec):

@@ -7,7 +7,7 @@ Algorithms are data to it: what learns, and at what rate, was settled by the str
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,20 +20,18 @@ from torch import Tensor, nn
 
 from exapt import device as devices
 from exapt.checkpoint import Checkpoints, Position
-from exapt.data.batching import micro_batches, padded, training_steps
+from exapt.data.batching import micro_batches, training_steps
 from exapt.errors import DataError, RecipeError, did_you_mean, listed
 from exapt.events import Event
+from exapt.measuring import Report, predict, score
 from exapt.metrics import better
 from exapt.model import MicroBatch, Model
-from exapt.parts import NO_UNIT, Array
+from exapt.parts import Array
 from exapt.recipe import TrainingOptions
 from exapt.rows import Rows
 
-Report = dict[str, float]
 # Each process holds the whole model: checkpoints and evaluation rely on it.
 _REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-
-_SCORED_TOGETHER = 256
 
 
 @dataclass
@@ -230,87 +228,6 @@ def _refuse_sharding(accelerator: Accelerator) -> None:
         raise RecipeError(
             f"this launcher shards the model ({accelerator.distributed_type.value}); exapt trains on one process, or with DDP"
         )
-
-
-def predict(model: Model, rows: Rows, chosen: Array, budget: int, *, views: bool = True) -> dict[int, dict[str, Array]]:
-    """Return each chosen row's outputs by head, as fp32 arrays with padding cut off.
-
-    Outputs are averaged over the ``views`` of augmentations, unless they are left out.
-    """
-    answers = _outputs(model, rows, chosen, budget)
-    seen = rows.subset(chosen).views() if views and rows.has_views else []
-    if not seen:
-        return answers
-    everything = np.arange(len(chosen))
-    others = [(view, _outputs(model, view.rows, everything, budget)) for view in seen]
-    for place, row in enumerate(chosen.tolist()):
-        for name, own in answers[row].items():
-            head, units = model.head(name), rows.answered[name]
-            moved = [(answer[place][name], view.units[units][place]) for view, answer in others]
-            answers[row][name] = averaged(own, moved if head.ragged else [(answer, None) for answer, _ in moved])
-    return answers
-
-
-def averaged(own: Array, others: Sequence[tuple[Array, Array | None]]) -> Array:
-    """Return the mean of a row's output [units, ...] and those of its views, each unit brought to where it stands."""
-    total, count = own.astype(np.float64), np.ones(len(own)) if own.ndim else np.ones(())
-    for output, units in others:
-        if units is None:
-            total, count = total + output, count + 1
-            continue
-        known = units != NO_UNIT
-        np.add.at(total, units[known], output[known])
-        np.add.at(count, units[known], 1)
-    return np.asarray(total / count.reshape(count.shape + (1,) * (total.ndim - count.ndim)), dtype=own.dtype)
-
-
-def _outputs(model: Model, rows: Rows, chosen: Array, budget: int) -> dict[int, dict[str, Array]]:
-    model.eval()
-    device = next(model.parameters()).device
-    lengths = {name: rows.lengths(name) for name in model.heads}
-    answers: dict[int, dict[str, Array]] = {}
-    for part in micro_batches(rows.tokens, chosen, budget):
-        micro = rows.take(part, device)
-        with devices.resting():
-            outputs = {name: out.float().cpu().numpy() for name, out in model.measured(micro).items()}
-        for place, row in enumerate(part):
-            answers[int(row)] = {
-                name: output[place][: lengths[name][row]] if model.head(name).ragged else output[place]
-                for name, output in outputs.items()
-            }
-    return answers
-
-
-def score(model: Model, rows: Rows, outputs: list[dict[str, Array]]) -> Report:
-    """Return loss and metrics; each name is prefixed by its head's where there are several."""
-    report: Report = {}
-    total = 0.0
-    for name in model.heads:
-        head = model.head(name)
-        answers, targets = [output[name] for output in outputs], rows.targets[name]
-        loss = _mean_loss(model, name, answers, targets)
-        total += model.weights[name] * loss
-        prefix = f"{name}." if len(model.heads) > 1 else ""
-        report |= {f"{prefix}{metric}": value for metric, value in head.metrics(answers, targets).items()}
-    return {"loss": total, **report}
-
-
-def _mean_loss(model: Model, name: str, outputs: list[Array], targets: Sequence[Array]) -> float:
-    head = model.head(name)
-    device = next(model.parameters()).device
-    total, weight = 0.0, 0.0
-    for start in range(0, len(outputs), _SCORED_TOGETHER):
-        part = slice(start, start + _SCORED_TOGETHER)
-        with devices.resting():
-            answers = torch.from_numpy(_stacked(outputs[part], head.ragged, 0)).to(device)
-            known = torch.from_numpy(_stacked(targets[part], head.ragged, head.pad)).to(device)
-            total += float(head.loss(answers, known))
-            weight += float(head.weigh(known))
-    return total / weight if weight else 0.0
-
-
-def _stacked(arrays: Sequence[Array], per_unit: bool, pad: float) -> Array:
-    return padded(arrays, max(len(array) for array in arrays), pad) if per_unit else np.stack(arrays)
 
 
 def rate_factor(options: TrainingOptions, step: int, total: int) -> float:

@@ -19,6 +19,8 @@ from torch import Tensor
 from exapt.errors import DataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# Of a file, in bytes, on all systems that exapt runs on.
+_LONGEST_NAME = 255
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 # How torch names what a pickle wants to call.
 _CODE = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
@@ -102,7 +104,9 @@ def _shards(index: Path) -> list[str]:
 
 
 def _is_file_name(name: Any) -> bool:
-    return isinstance(name, str) and bool(name) and Path(name).name == name
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        return False
+    return len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
 
 
 def _folder(source: str) -> Path | None:
@@ -144,7 +148,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object from a file; raises ``DataError`` if it holds anything else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    # A file of brackets alone, one in another, is too deep to be read.
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise DataError(f"'{path}' is not a JSON object; download it again")
@@ -158,9 +163,13 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     their place, and for one that holds anything but tensors.
     """
     found = read_saved(path)
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    if not isinstance(found, dict) or not all(map(_is_named_tensor, found, found.values())):
         raise DataError(f"'{path}' holds something else than tensors by name")
     return found
+
+
+def _is_named_tensor(name: Any, tensor: Any) -> bool:
+    return isinstance(name, str) and isinstance(tensor, Tensor)
 
 
 def read_saved(path: Path) -> Any:
@@ -203,7 +212,8 @@ def fill(
 
     ``dropped`` maps the names, or beginnings of names, that the model leaves out on purpose to the reason. Raises
     ``DataError`` for any other tensor that the model does not have, that has another shape, that is of whole numbers where
-    the model's are not, or that is given twice with different values.
+    the model's are not, that holds values which are not finite in the model's type, or none at all, or that is given twice
+    with different values.
     """
     filled: set[str] = set()
     for name, tensor in given:
@@ -211,6 +221,7 @@ def fill(
             continue
         if name not in wanted:
             raise DataError(f"the weights of '{files.source}' hold '{name}', which {files.model} does not have")
+        _refuse_no_values(name, tensor, files)
         place = wanted[name]
         if place.shape != tensor.shape:
             shapes = f"{list(tensor.shape)}, where its config.json asks for {list(place.shape)}"
@@ -221,8 +232,21 @@ def fill(
         if name in filled and not torch.equal(place, tensor.to(place)):
             raise DataError(f"the weights of '{files.source}' hold two different tensors for '{name}'")
         place.copy_(tensor)
+        if not torch.isfinite(place).all():
+            raise DataError(
+                f"the weights of '{files.source}' hold values in '{name}' that are not finite as {place.dtype}; they are "
+                "damaged: download them again"
+            )
         filled.add(name)
     return set(wanted) - filled
+
+
+def _refuse_no_values(name: str, tensor: Tensor, files: Files) -> None:
+    kind = "a tensor without values" if tensor.is_meta else "a sparse tensor" if tensor.layout != torch.strided else ""
+    if kind or tensor.is_quantized:
+        raise DataError(
+            f"the weights of '{files.source}' hold '{name}' as {kind or 'a quantized tensor'}; save them as plain ones"
+        )
 
 
 def refuse_missing(missing: Iterable[str], files: Files) -> None:

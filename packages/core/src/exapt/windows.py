@@ -1,12 +1,13 @@
 """Inputs longer than a model takes, read in overlapping windows.
 
 A window holds the special tokens that began and ended the whole input, and as many of its other tokens as there is room
-for. A token's state is taken from the window in which it stands farthest from both ends, where it sees most.
+for. A token's state is taken from the window in which it stands farthest from both ends, where it sees most; under a
+causal model, which sees to the left alone, from the one in which it stands farthest from the start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exapt import device as devices
 from exapt.errors import RecipeError
 from exapt.parts import NO_UNIT, Array, Backbone, Batch, Encoding, Features
 
@@ -65,7 +67,39 @@ def _positions(spans: Array, limit: int, overlap: float) -> list[Array]:
     ]
 
 
-def cut(batch: Batch, limit: int, overlap: float) -> tuple[Batch, Plan]:
+def pooled(backbone: Backbone, batch: Batch, run: Callable[[Batch], Features]) -> Features:
+    """Return the features of a batch with inputs longer than a backbone takes; ``run`` gives those of their windows."""
+    assert backbone.windows is not None
+    assert backbone.max_tokens is not None
+    language = backbone.language
+    causal = language is not None and language.objective == "causal"
+    windows, plan = cut(batch, backbone.max_tokens, backbone.windows.overlap, causal)
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in backbone.parameters()):
+        return merged(run(windows), batch, plan)
+    # A chromosome has thousands of windows, of which nothing but the last states need be held together.
+    return merged(_joined([run(some) for some in _few(windows)]), batch, plan)
+
+
+def _few(windows: Batch) -> Iterator[Batch]:
+    count, tokens = windows.present.shape
+    step = max(1, devices.token_budget(windows.present.device) // tokens)
+    for start in range(0, count, step):
+        some = slice(start, start + step)
+        arrays = {name: array[some] for name, array in windows.arrays.items()}
+        yield Batch(arrays, windows.present[some], windows.spans[some], windows.lengths[some], windows.whole)
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    if len(parts) == 1:
+        return parts[0]
+    summaries = [part.summary for part in parts if part.summary is not None]
+    hidden, mask, spans, lengths = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("hidden", "mask", "spans", "lengths")
+    )
+    return Features(hidden, mask, spans, lengths, torch.cat(summaries) if summaries else None)
+
+
+def cut(batch: Batch, limit: int, overlap: float, causal: bool = False) -> tuple[Batch, Plan]:
     """Cut a batch into windows of at most ``limit`` tokens; returns them as a batch, with the plan to put them together."""
     spans, present = batch.spans.cpu().numpy(), batch.present.sum(1).cpu().numpy()
     width = batch.present.shape[1]
@@ -74,7 +108,7 @@ def cut(batch: Batch, limit: int, overlap: float) -> tuple[Batch, Plan]:
     place = np.zeros((*batch.present.shape, 2), dtype=np.int64)
     for row, tokens in enumerate(present):
         windows = _positions(spans[row, :tokens], limit, overlap)
-        place[row, :tokens] = _places(windows, int(tokens), len(owner))
+        place[row, :tokens] = _places(windows, int(tokens), len(owner), causal)
         owner += [row] * len(windows)
         # A short row is one window, filled up with its own padding, of which a batch this wide has enough.
         index += [np.concatenate([window, np.arange(tokens, width)])[:limit] for window in windows]
@@ -86,13 +120,14 @@ def cut(batch: Batch, limit: int, overlap: float) -> tuple[Batch, Plan]:
     return windowed, Plan(rows, torch.from_numpy(place).to(device))
 
 
-def _places(windows: list[Array], tokens: int, first: int) -> Array:
-    """Return the window and the position in it [tokens, 2] where each token stands farthest from both ends."""
+def _places(windows: list[Array], tokens: int, first: int, causal: bool) -> Array:
+    """Return the window and the position in it [tokens, 2] where the model sees most around each token."""
     best, place = np.full(tokens, -1), np.zeros((tokens, 2), dtype=np.int64)
     for number, window in enumerate(windows):
         position = np.arange(len(window))
-        margin = np.minimum(position, len(window) - 1 - position)
-        better = margin > best[window]
+        margin = position if causal else np.minimum(position, len(window) - 1 - position)
+        # What ends the whole input stands equally far in all windows, and in the last one behind its own neighbours.
+        better = margin >= best[window] if causal else margin > best[window]
         best[window[better]] = margin[better]
         place[window[better], 0] = first + number
         place[window[better], 1] = position[better]

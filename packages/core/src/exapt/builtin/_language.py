@@ -136,9 +136,10 @@ class Masked(Language):
     def _chosen(self, encoding: Encoding, real: Array, rng: np.random.Generator, fate: Array) -> tuple[Array, Array]:
         """Return the tokens to be hidden with their neighbours, and what becomes of each, as a number from 0 to 1."""
         spans = encoding.spans[real]
-        # A unit under k tokens hides k at a time: each is chosen k times more seldom.
+        # A unit under k tokens hides k at a time: a token stays if none of the k around it is chosen.
         cover = (spans[:, 1] - spans[:, 0] + 1).sum() / (spans[:, 1].max() - spans[:, 0].min() + 1)
-        chosen = np.flatnonzero(rng.random(len(real)) < self.options.probability / max(1.0, cover))
+        share = 1 - (1 - self.options.probability) ** (1 / max(1.0, cover))
+        chosen = np.flatnonzero(rng.random(len(real)) < share)
         if not len(chosen):
             # An input of which nothing is asked would teach nothing.
             chosen = rng.integers(len(real), size=1)

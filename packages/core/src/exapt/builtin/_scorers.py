@@ -30,14 +30,17 @@ class MaskedMarginal(Scorer):
         among = _among(tokenizer, self._options)
         one, other = tokenizer.encode(wild), tokenizer.encode(mutant)
         before, after = one.arrays[tokenizer.ids], other.arrays[tokenizer.ids]
-        if len(before) == len(after):
+        # The same place must stand for the same letters: a deletion may move all 6-mers behind it and keep their number.
+        if np.array_equal(one.spans, other.spans):
             places = np.flatnonzero(before != after)
             yield _marginal(_hidden(tokenizer, one, places), places, before, after, among)
             return
         unlike = _differing(wild, mutant, one, other, tokenizer)
         for encoding, places, weight in zip((one, other), unlike, _BOTH, strict=True):
             self._check(encoding, places)
-            yield _told(_hidden(tokenizer, encoding, places), places, encoding.arrays[tokenizer.ids], weight, among)
+            ids = encoding.arrays[tokenizer.ids]
+            known = places[_known(tokenizer, ids)[places]]
+            yield _told(_hidden(tokenizer, encoding, places), known, ids, weight, among)
 
     def _check(self, encoding: Encoding, places: Array) -> None:
         units = int((encoding.spans[:, 0] != NO_UNIT).sum())
@@ -55,13 +58,18 @@ class WildTypeMarginal(Scorer):
         self._options = options
 
     def ask(self, tokenizer: Tokenizer, wild: Any, mutant: Any) -> Iterator[Question]:
-        """Ask of the tokens that differ. Raises ``DataError`` where the numbers of tokens are unequal."""
+        """Ask of the tokens that differ. Raises ``DataError`` where they do not stand for the same places."""
         one, other = tokenizer.encode(wild), tokenizer.encode(mutant)
         before, after = one.arrays[tokenizer.ids], other.arrays[tokenizer.ids]
         if len(before) != len(after):
             raise DataError(
                 f"the wild type has {len(before)} tokens, the mutant {len(after)}, and wild-type marginals need as many; "
                 "use the scorer pseudo-log-likelihood"
+            )
+        if not np.array_equal(one.spans, other.spans):
+            raise DataError(
+                "the tokens of the mutant stand for other places than those of the wild type, and wild-type marginals need "
+                "the same; use the scorer pseudo-log-likelihood"
             )
         yield _marginal(one, np.flatnonzero(before != after), before, after, _among(tokenizer, self._options))
 
@@ -76,12 +84,12 @@ class PseudoLogLikelihood(Scorer):
         self._options = options
 
     def ask(self, tokenizer: Tokenizer, wild: Any, mutant: Any) -> Iterator[Question]:
-        """Ask of each token that stands for units, in an input of its own."""
+        """Ask of each token that stands for units, in an input of its own; of unknown ones nothing is asked."""
         among = _among(tokenizer, self._options)
         for value, weight in zip((wild, mutant), _BOTH, strict=True):
             encoding = tokenizer.encode(value)
             ids = encoding.arrays[tokenizer.ids]
-            for place in np.flatnonzero(encoding.spans[:, 0] != NO_UNIT):
+            for place in np.flatnonzero((encoding.spans[:, 0] != NO_UNIT) & _known(tokenizer, ids)):
                 first, last = encoding.spans[place]
                 hidden = _hidden(tokenizer, encoding, _overlapping(encoding, first, last))
                 yield _told(hidden, np.array([place]), ids, weight, among)
@@ -97,13 +105,15 @@ class LogLikelihood(Scorer):
         self._options = options
 
     def ask(self, tokenizer: Tokenizer, wild: Any, mutant: Any) -> Iterator[Question]:
-        """Ask of all tokens of each of the two at once."""
+        """Ask of all tokens of each of the two at once, but of unknown ones."""
         among = _among(tokenizer, self._options)
         for value, weight in zip((wild, mutant), _BOTH, strict=True):
             encoding = tokenizer.encode(value)
-            counted = np.flatnonzero((encoding.spans[:, 0] != NO_UNIT) | self._options.special)
+            ids = encoding.arrays[tokenizer.ids]
+            around = encoding.spans[:, 0] == NO_UNIT
+            counted = np.flatnonzero(np.where(around, self._options.special, _known(tokenizer, ids)))
             places = counted[counted > 0] - 1
-            tokens = encoding.arrays[tokenizer.ids][places + 1]
+            tokens = ids[places + 1]
             yield Question(encoding, places, tokens, np.full(len(places), weight), among)
 
 
@@ -116,9 +126,14 @@ def _among(tokenizer: Tokenizer, options: ScorerOptions) -> Array | None:
     return np.array(sorted(set(tokenizer.vocabulary.values()) - tokenizer.special))
 
 
+def _known(tokenizer: Tokenizer, ids: Array) -> Array:
+    """Return which tokens [tokens] a sequence spells: an unknown one is never hidden and never guessed."""
+    return ~np.isin(ids, sorted(tokenizer.special))
+
+
 def _hidden(tokenizer: Tokenizer, encoding: Encoding, places: Array) -> Encoding:
     ids = encoding.arrays[tokenizer.ids].copy()
-    ids[places] = tokenizer.mask
+    ids[places[_known(tokenizer, ids)[places]]] = tokenizer.mask
     return replace(encoding, arrays={**encoding.arrays, tokenizer.ids: ids})
 
 

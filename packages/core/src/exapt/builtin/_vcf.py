@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from exapt.errors import DataError
 _SCHEMA = pa.schema(
     [("id", pa.string()), ("chrom", pa.string()), ("position", pa.int64()), ("ref", pa.string()), ("alt", pa.string())]
 )
+# A column of positions holds no more digits.
+_POSITION = re.compile(r"[0-9]{1,18}")
 _Row = tuple[str | None, str, int, str, str]
 
 
@@ -52,7 +55,7 @@ class Vcf:
                 f"{where} has {len(fields)} of the fields chromosome, position, id, ref and alt; tabs part them."
             )
         chrom, position, name, ref, alts = fields
-        if not position.isdecimal():
-            raise DataError(f"{where} has the position '{position}', which is no whole number.")
+        if not _POSITION.fullmatch(position):
+            raise DataError(f"{where} has the position '{position}', which is no whole number of at most 18 digits.")
         for alt in alts.split(","):
             yield None if name == "." else name, chrom, int(position), ref, alt

@@ -36,11 +36,20 @@ from exapt.errors import RecipeError
 @click.option(
     "--column", "columns", multiple=True, metavar="WHAT=COLUMN", help="Column of DATA, if it is called otherwise."
 )
-@click.option("--skip-mismatches", is_flag=True, help="Leave rows whose ref is not in the sequence without a score.")
+@click.option(
+    "--skip-mismatches",
+    is_flag=True,
+    help="Leave rows whose ref is not in the sequence, which may be missing or end before it, without a score.",
+)
 @click.option(
     "--skip-incomparable",
     is_flag=True,
-    help="Leave rows that the scorer cannot compare, such as insertions under 6-mers, without a score.",
+    help="Leave rows that model or scorer cannot compare, such as insertions under 6-mers, without a score.",
+)
+@click.option(
+    "--skip-unscorable",
+    is_flag=True,
+    help="Leave both kinds of rows, and those that the model cannot read or has no room for, without a score.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV, Parquet or JSONL file; else CSV on stdout.")
 @click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")

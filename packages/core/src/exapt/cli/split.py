@@ -14,15 +14,21 @@ from exapt.cli.output import note, say_json, say_table
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="CSV, JSONL or Parquet file.")
 @click.option("--kind", type=click.Choice(["dna", "protein"]), help="What the sequences are, to compare them.")
-@click.option("--homology", type=float, help="Identity from which two sequences stand in the same part.")
+@click.option("--homology", type=float, help="Identity from which two sequences stand in one part; 0 does not look.")
 @click.option("--coverage", type=float, help="Share of the shorter sequence that an alignment must span (0.5).")
 @click.option("--evalue", type=float, help="Chance hits from which an alignment is not significant (0.001).")
 @click.option("--engine", type=click.Choice(["auto", "mmseqs", "pyopal"]), help="What compares the sequences.")
-@click.option("--group", help="Column whose groups must not be torn apart.")
+@click.option("--group", help="Column whose groups must not be torn apart; not with --column.")
 @click.option("--column", help="Column whose values are dealt out by --valid and --test, such as chromosomes.")
 @click.option("--valid", help="Values of --column whose rows are the valid part, with commas.")
 @click.option("--test", help="Values of --column whose rows are the test part, with commas; others are train.")
 @click.option("--fractions", help="Shares of train, valid and test (0.8,0.1,0.1).")
+@click.option(
+    "--leakage",
+    "leaks_out",
+    type=click.Path(path_type=Path),
+    help="Write each valid and test row's nearest row of train to this file.",
+)
 @click.option("--seed", type=int, help="Seed of the split.")
 @click.option("--input", "input_", default="sequence", help="Column of the sequences; several with commas.")
 @click.option("--id", "id_", default="", help="Column of the ids.")
@@ -31,7 +37,17 @@ from exapt.cli.output import note, say_json, say_table
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def split(
-    data: Path, out: Path, input_: str, id_: str, reader: str, name: str, overwrite: bool, as_json: bool, **flags: Any
+    data: Path,
+    out: Path,
+    kind: str | None,
+    input_: str,
+    id_: str,
+    reader: str,
+    name: str,
+    leaks_out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Write DATA with a column that says train, valid or test.
 
@@ -41,12 +57,10 @@ def split(
     from exapt.recipe import DataOptions
     from exapt.splitting import split_file
 
-    kind = flags.pop("kind") or ""
-    given = {**flags, **{key: flags[key].split(",") for key in ("valid", "test", "fractions") if flags[key]}}
-    options = DataOptions(
-        path=str(data), format=reader, inputs={column: column for column in input_.split(",")}, id=id_
-    )
-    done = split_file(options, given, out, kind=kind, name=name, overwrite=overwrite)
+    lists = {key: _listed(flags[key]) for key in ("valid", "test", "fractions") if flags[key] is not None}
+    options = DataOptions(path=str(data), format=reader, inputs={column: column for column in _listed(input_)}, id=id_)
+    given = {**flags, **lists}
+    done = split_file(options, given, out, kind=kind or "", name=name, leaks_out=leaks_out, overwrite=overwrite)
     for line in done.notes:
         note(line)
     if as_json:
@@ -59,3 +73,7 @@ def split(
             ("identity to train", *done.leaks),
             [(band, *(f"{counts[band]:,}" for counts in done.leaks.values())) for band in names],
         )
+
+
+def _listed(given: str) -> list[str]:
+    return [word.strip() for word in given.split(",")]

@@ -1,9 +1,9 @@
 """Which sequences belong together, by alignment: families, and the nearest of some sequences to each of others.
 
-Two sequences belong together if they are the same, or if their best local alignment is significant, covers enough of the
-shorter one, and has at least the asked identity: equal letters over columns, gaps counted. DNA is compared on both
-strands. Families are the connected components of that relation (single linkage): no two parts of a split that deals
-families whole share a related pair.
+Two sequences belong together if they are the same, if one holds the other, or if their best local alignment is
+significant, covers enough of the shorter one, and has at least the asked identity: equal letters over columns, gaps
+counted. DNA is compared on both strands. Families are the connected components of that relation (single linkage): no two
+parts of a split that deals families whole share a related pair.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc
 
-from exapt.data.alphabets import bare, reverse_complement
+from exapt.data.alphabets import UNKNOWN, bare, reverse_complement
 from exapt.data.groups import Joined
 from exapt.errors import DataError
 
@@ -89,6 +90,10 @@ class Judge:
         """Return whether an alignment makes two sequences belong together."""
         return found.identity >= self.rule.identity and self.significant(found)
 
+    def beyond_chance(self, equal: int) -> bool:
+        """Return whether so many letters in a row, all equal, are more than chance would give a sequence of that length."""
+        return equal > 0 and bool(self._equal**equal * equal * self.letters <= self.rule.evalue)
+
     def _by_letters(self, found: Alignment) -> float:
         """Return how many gapless pairings of so many equal letters chance would give a short sequence.
 
@@ -112,11 +117,15 @@ class Homology:
         self.rule = rule
         plain = [bare(sequence, rule.kind) for sequence in sequences]
         _refuse_mistaken(sequences, rule.kind)
+        self.unknown = sum(text.count(UNKNOWN[rule.kind]) for text in plain)
+        """Letters that are compared as unknown ones."""
         known = [min(text, reverse_complement(text)) if rule.kind == "dna" else text for text in plain]
         self._distinct = sorted(set(known))
         number = {text: place for place, text in enumerate(self._distinct)}
         self._number = np.array([number[text] for text in known], np.int64)
-        self._engine = engine_of(self._distinct, rule)
+        judge = Judge(self._distinct, rule)
+        self._engine = engine_of(self._distinct, judge)
+        self._judge = judge
 
     @property
     def engine(self) -> str:
@@ -124,10 +133,16 @@ class Homology:
         return self._engine.name
 
     @cached_property
+    def _contained(self) -> list[tuple[int, int]]:
+        from exapt.data.contained import contained
+
+        return list(contained(self._distinct, self._judge))
+
+    @cached_property
     def families(self) -> Rows:
         """The family [sequences] of each, numbered in the order in which they first occur."""
         joined = Joined(len(self._distinct))
-        for one, other in self._engine.links():
+        for one, other in chain(self._contained, self._engine.links()):
             joined.join(one, other)
         roots = joined.roots()[self._number]
         _, first, numbers = np.unique(roots, return_index=True, return_inverse=True)
@@ -143,8 +158,10 @@ class Homology:
             row_of.setdefault(int(self._number[row]), row)
         asked = self._number[queries]
         best = {number: (1.0, row_of[number]) for number in asked.tolist() if number in row_of}
-        left = np.array(sorted(set(asked.tolist()) - best.keys()), np.int64)
-        for query, target, identity in self._engine.hits(left, np.array(sorted(row_of), np.int64)):
+        left = set(asked.tolist()) - best.keys()
+        held = ((*pair, 1.0) for both in self._contained for pair in (both, both[::-1]) if pair[0] in left)
+        hits = self._engine.hits(np.array(sorted(left), np.int64), np.array(sorted(row_of), np.int64))
+        for query, target, identity in chain((one for one in held if one[1] in row_of), hits):
             found = best.get(query, (0.0, -1))
             if (identity, -row_of[target]) > (found[0], -found[1]):
                 best[query] = (identity, row_of[target])
@@ -152,12 +169,12 @@ class Homology:
         return np.array([row for _, row in pairs], np.int64), np.array([identity for identity, _ in pairs], np.float64)
 
 
-def engine_of(sequences: Sequence[str], rule: Rule) -> Engine:
+def engine_of(sequences: Sequence[str], judge: Judge) -> Engine:
     """Return the program that compares. Raises ``DataError`` if it is not installed."""
     from exapt.data import mmseqs, opal
 
-    judge = Judge(sequences, rule)
-    if rule.engine == "mmseqs" or (rule.engine == "auto" and mmseqs.installed()):
+    asked = judge.rule.engine
+    if asked == "mmseqs" or (asked == "auto" and mmseqs.installed()):
         return mmseqs.Mmseqs(sequences, judge)
     if opal.installed():
         return opal.Opal(sequences, judge)

@@ -58,9 +58,20 @@ class Leakage:
 
     def write(self, path: Path, *, overwrite: bool = False) -> None:
         """Write ``id``, ``nearest`` and ``identity`` as a table. Raises ``OutputError`` like every file of answers."""
-        columns = [pa.array(self.ids, pa.string()), pa.array(self.nearest, pa.string()), pa.array(self.identity)]
         with open_writer(path, overwrite=overwrite) as writer:
-            writer.write(pa.record_batch(columns, names=["id", "nearest", "identity"]))
+            writer.write(self.batch())
+
+    def batch(self, *, part: bool = False) -> pa.RecordBatch:
+        """Return ``id``, ``nearest`` and ``identity``, with the ``part`` behind the id if several are put together."""
+        parts = {"part": pa.array([self.part] * len(self.ids), pa.string())} if part else {}
+        return pa.record_batch(
+            {
+                "id": pa.array(self.ids, pa.string()),
+                **parts,
+                "nearest": pa.array(self.nearest, pa.string()),
+                "identity": pa.array(self.identity),
+            }
+        )
 
 
 def leakage(relatives: Relatives, part: str, rows: Rows, train: Rows) -> Leakage:

@@ -19,17 +19,27 @@ Rows = npt.NDArray[np.int64]
 
 _PROGRAM: Final = "mmseqs"
 _COLUMNS: Final = "query,target,fident,alnlen,gapopen,qcov,tcov,qlen,tlen,evalue"
-# A word of DNA is 15 letters long unless said otherwise, which few relatives below 90 % have in common.
+# Repeats of DNA are masked unless said otherwise, and with them what consists of repeats. Those of proteins stay masked:
+# the program's E-values do not know how often such letters score high by chance.
 _KIND: Final = {
-    "dna": ("--dbtype", "2", "--search-type", "3", "--strand", "2", "-k", "9"),
+    "dna": ("--dbtype", "2", "--search-type", "3", "--strand", "2", "--mask", "0"),
     "protein": ("--dbtype", "1", "-s", "7.5"),
 }
+# A word of DNA is 15 letters long unless said otherwise, which few relatives below 90 % have in common; shorter ones find
+# more, and cost more the more data there are.
+_WORDS: Final = (6, 9)
+_EXPECTED: Final = 16
+"""Words of chance that a letter may have, which the length of words is chosen for."""
 _MOST: Final = 1000
 """Hits of one sequence that are looked at, the best ones."""
 _LEAST: Final = 14
 """Letters below which the program cannot look at a sequence."""
 # What is too much to be significant in the end, but for short sequences with many equal letters.
 _LOOSE: Final = 1e3
+
+
+# What the program says, and fails, where all that is searched consists of repeats or is unknown: there is nothing to find.
+_NO_WORD: Final = "No k-mer could be extracted"
 
 
 def installed() -> bool:
@@ -80,13 +90,23 @@ class Mmseqs:
 
     def _search(self, folder: Path, evalue: float) -> None:
         kind = _KIND[self._judge.rule.kind]
+        if self._judge.rule.kind == "dna":
+            kind = (*kind, "-k", str(_word(self._judge.letters)))
         files = [str(folder / file) for file in ("queries.fasta", "targets.fasta", "hits.tsv", "work")]
         command = [_PROGRAM, "easy-search", *files, *kind, "-e", str(evalue), "--max-seqs", str(_MOST)]
         command += ["--format-output", _COLUMNS, "--alignment-mode", "3", "-v", "1"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines()
+        said = f"{done.stdout}\n{done.stderr}".strip().splitlines()
+        if done.returncode and any(_NO_WORD in line for line in said):
+            (folder / "hits.tsv").touch()
+        elif done.returncode:
             raise DataError(f"mmseqs failed: {said[-1] if said else f'exit code {done.returncode}'}")
+
+
+def _word(letters: int) -> int:
+    """Return how many letters of DNA a word has, in data of so many letters."""
+    low, high = _WORDS
+    return int(np.clip(np.ceil(np.log(max(1, letters) / _EXPECTED) / np.log(4)), low, high))
 
 
 def _write(path: Path, sequences: Sequence[str], numbers: Rows) -> None:

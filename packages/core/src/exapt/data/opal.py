@@ -116,6 +116,9 @@ class Opal:
 
     def _alignment(self, query: int, target: int, reverse: bool, score: float) -> Alignment | None:
         shorter = int(min(self._lengths[query], self._lengths[target]))
+        # Letters that are all unknown score below 0 even against themselves, and no alignment of them has a column.
+        if score <= 0:
+            return None
         evalue = self._scale * shorter * self._judge.letters * np.exp(-self._slope * score)
         high = shorter < SHORT and score >= min(self._own[query], self._own[target]) / 2
         if evalue > self._judge.rule.evalue and not high:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, cast
@@ -69,7 +69,8 @@ class Reference:
     def _place(self, name: str) -> _Place:
         if name not in self._places:
             some = ", ".join(self.names[:5]) + (", ..." if len(self._places) > 5 else "")
-            raise DataError(f"{self.name} has no sequence '{name}'.{did_you_mean(name, self.names)} It has: {some}.")
+            near = _otherwise_named(name, self._places) or did_you_mean(name, self.names)
+            raise DataError(f"{self.name} has no sequence '{name}'.{near} It has: {some}.")
         return self._places[name]
 
     def _records(self) -> Iterator[tuple[int, int]]:
@@ -117,6 +118,15 @@ class Reference:
                 return False
             folds += len(places)
         return folds == (end - first) // width
+
+
+def _otherwise_named(name: str, known: Container[str]) -> str:
+    """Return `` Did you mean 'chr1'?`` for 1, and the like for the other names that chromosomes have."""
+    bare = name[3:] if name.lower().startswith("chr") else name
+    # The mitochondrion is M to some and MT to others.
+    bares = [bare, {"M": "MT", "MT": "M"}.get(bare, bare)]
+    names = (other for one in bares for other in (one, f"chr{one}", f"Chr{one}", one.upper(), f"chr{one.upper()}"))
+    return next((f" Did you mean '{other}'?" for other in names if other in known), "")
 
 
 class Letters(Protocol):

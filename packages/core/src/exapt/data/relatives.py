@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exapt.data.alphabets import UNKNOWN, foreign
 from exapt.data.groups import united
 from exapt.data.homology import Floats, Homology, Rows, Rule
 from exapt.errors import DataError
 
 if TYPE_CHECKING:
     from exapt.recipe import SplitOptions
+
+
+_NAMES = {"dna": "DNA", "protein": "proteins"}
 
 
 def rule_of(options: SplitOptions, kind: str) -> Rule:
@@ -24,7 +28,7 @@ def rule_of(options: SplitOptions, kind: str) -> Rule:
 class Relatives:
     """Rows, each with one sequence for each input; two are as near as the nearest of their sequences, whatever the inputs.
 
-    Raises ``DataError`` for an input that is no text, and like ``Homology``.
+    Raises ``DataError`` for an input that is no text, for characters that are no letters, and like ``Homology``.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[Any]], ids: Sequence[str], rule: Rule) -> None:
@@ -33,6 +37,7 @@ class Relatives:
             for row, value in enumerate(values):
                 if not isinstance(value, str):
                     raise DataError(f"the input '{name}' of id '{ids[row]}' is no sequence, and cannot be compared.")
+                _refuse_foreign(value, rule.kind, f"the input '{name}' of id '{ids[row]}'")
         self._inputs = len(inputs)
         self._homology = _compared(tuple(value for values in inputs.values() for value in values), rule)
 
@@ -62,8 +67,23 @@ class Relatives:
             f"{self.rule.coverage:g}, the largest of {sizes.max():,} rows ({self.engine})"
         )
 
+    def ambiguous(self) -> list[str]:
+        """Say, if there are any, how many letters stand for no single base or residue."""
+        count, letter = self._homology.unknown, UNKNOWN[self.rule.kind]
+        said = "1 ambiguous letter was" if count == 1 else f"{count:,} ambiguous letters were"
+        return [f"{said} compared as unknown ({letter})"] if count else []
+
     def _items(self, rows: Rows) -> Rows:
         return np.concatenate([rows + place * len(self.ids) for place in range(self._inputs)])
+
+
+def _refuse_foreign(value: str, kind: str, whose: str) -> None:
+    found = foreign(value, kind)
+    if found:
+        place, letter = found
+        raise DataError(
+            f"{whose} has {letter!r} at position {place}, which is no letter of {_NAMES[kind]}: take it out."
+        )
 
 
 @lru_cache(maxsize=1)

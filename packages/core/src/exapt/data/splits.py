@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,14 @@ class Split:
     valid: Rows
     test: Rows
     notes: tuple[str, ...] = ()
+
+
+class _Said(NamedTuple):
+    """How messages count groups, how they call them, and what is to be done where they are too few."""
+
+    counted: Callable[[int], str]
+    called: str
+    advice: str
 
 
 def split(
@@ -80,14 +88,29 @@ def _assigned(
     if families is not None:
         # Families are numbers and groups are texts, so that none is taken for another.
         groups = [_group_names(options.group, examples)] if options.group else []
-        what = f"families at identity {options.homology:g}"
-        said = (f"the sequences are of {{}} {what}", f"the {what}")
-        return _by_groups(united(families.tolist(), *groups).tolist(), said, options.fractions, rng)
+        names = united(families.tolist(), *groups).tolist()
+        return _by_groups(names, _families_said(options.homology), options.fractions, rng)
     if options.group:
         names = _group_names(options.group, examples)
-        said = (f"the group column '{options.group}' has {{}} groups", f"the groups of '{options.group}'")
-        return _by_groups(names, said, options.fractions, rng)
+        return _by_groups(names, _groups_said(options.group), options.fractions, rng)
     return _by_share(options.fractions, classes, rng)
+
+
+def _families_said(identity: float) -> _Said:
+    at = f"at identity {identity:g}"
+    return _Said(
+        lambda count: f"the sequences are of {count} {'family' if count == 1 else 'families'} {at}",
+        f"the families {at}",
+        "raise homology or coverage, or ask for fewer parts by fractions",
+    )
+
+
+def _groups_said(column: str) -> _Said:
+    return _Said(
+        lambda count: f"the group column '{column}' has {count} {'group' if count == 1 else 'groups'}",
+        f"the groups of '{column}'",
+        "ask for fewer parts by fractions",
+    )
 
 
 def by_column(options: SplitOptions, examples: Examples, *, whole: bool = True) -> Rows:
@@ -130,7 +153,8 @@ def _by_words(column: str, examples: Examples) -> Rows:
         if part is None:
             what = "nothing" if value in (None, "") else f"'{value}'"
             raise DataError(
-                f"the split column '{column}' holds {what} at id '{examples.ids[row]}'; write train, valid or test."
+                f"the split column '{column}' holds {what} at id '{examples.ids[row]}'; write train, valid or test, or say "
+                "with valid and test which values are held out."
             )
         assigned[row] = part
     return assigned
@@ -142,17 +166,17 @@ def _values(column: str, examples: Examples) -> list[Any]:
 
 
 def _by_groups(
-    names: Sequence[Any], said: tuple[str, str], fractions: Sequence[float], rng: np.random.Generator
+    names: Sequence[Any], said: _Said, fractions: Sequence[float], rng: np.random.Generator
 ) -> tuple[Rows, list[str]]:
-    """Deal groups whole; ``said`` is how messages count them, and how they call them."""
+    """Deal groups whole."""
     groups = _rows_by(str(name) for name in names)
     wanted = sum(fraction > 0 for fraction in fractions)
     if len(groups) < wanted:
-        raise DataError(f"{said[0].format(len(groups))}, too few for {wanted} parts.")
+        raise DataError(f"{said.counted(len(groups))}, too few for {wanted} parts: {said.advice}.")
     assigned = np.empty(len(names), np.int64)
     for group, part in _dealt(groups, np.array(fractions) * len(names), rng).items():
         assigned[groups[group]] = part
-    return assigned, _uneven(assigned, fractions, said[1])
+    return assigned, _uneven(assigned, fractions, said.called)
 
 
 def _group_names(column: str, examples: Examples) -> list[str]:

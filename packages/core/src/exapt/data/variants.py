@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from exapt.data.changes import Edit, MismatchError, UnscorableError, between, check, named, placed, symbolic, text_of
 from exapt.data.columns import check_column
 from exapt.data.reference import Letters, Reference, Stretch, Whole
 from exapt.errors import DataError, RecipeError
@@ -18,29 +17,6 @@ COLUMNS = ("id", "sequence", "mutant", "mutation", "chrom", "position", "ref", "
 """What a column of a table of variants may be."""
 CHANGES = (("mutation",), ("position", "ref", "alt"), ("mutant",))
 """The columns by which a change can be told; the first that a table has are taken."""
-
-_SUBSTITUTION = re.compile(r"([A-Za-z])(\d+)([A-Za-z*])")
-_LETTERS = re.compile(r"[A-Za-z]+")
-# A deletion by another variant, no alternative, a named one such as <DEL>, a breakend: none of them spells a sequence.
-_SYMBOLIC = re.compile(r"\*|\.|<[^>]*>|.*[\[\]].*")
-
-
-class MismatchError(DataError):
-    """The reference has another letter than the table says."""
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One change: ``ref``, which begins at the letter ``start`` (from 0), becomes ``alt``."""
-
-    start: int
-    ref: str
-    alt: str
-
-    @property
-    def stop(self) -> int:
-        """The letter after ``ref``."""
-        return self.start + len(self.ref)
 
 
 @dataclass(frozen=True)
@@ -72,6 +48,13 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Unchanged:
+    """A row whose mutant is the wild type itself."""
+
+    where: str
+
+
+@dataclass(frozen=True)
 class Unscored:
     """A row that keeps its place in the answers without a score, and why."""
 
@@ -79,25 +62,62 @@ class Unscored:
     reason: str
 
 
+Row = Variant | Unchanged | Unscored
+
+
+@dataclass
+class Told:
+    """Which errors leave a row without a score, and what there is to tell of rows in the end."""
+
+    skips: tuple[type[UnscorableError], ...] = ()
+    unscored: list[Unscored] = field(default_factory=list)
+    unchanged: list[Unchanged] = field(default_factory=list)
+
+    def skip(self, where: str, error: UnscorableError) -> None:
+        """Take up a row that has no score; raises the error if it is not to be skipped."""
+        if not isinstance(error, self.skips):
+            raise error
+        self.unscored.append(Unscored(where, error.reason))
+
+    def lines(self) -> list[str]:
+        """Say, a line for each reason, how many rows have no score, and how many are wild types, and name the first."""
+        reasons: dict[str, list[str]] = {}
+        for one in self.unscored:
+            reasons.setdefault(one.reason, []).append(one.where)
+        lines = [
+            f"{_rows(len(rows))} without a score, for {reason}; first {rows[0]}"
+            for reason, rows in sorted(reasons.items())
+        ]
+        if self.unchanged:
+            many = len(self.unchanged)
+            are = "is the wild type itself and scores" if many == 1 else "are the wild type itself and score"
+            lines.append(f"{_rows(many)} {are} 0; first {self.unchanged[0].where}")
+        return lines
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} {'row' if count == 1 else 'rows'}"
+
+
 class VariantTable:
     """Makes variants of the rows of a table.
 
     ``columns`` maps what a column is (see ``COLUMNS``) to its name in this table, where that is another. Wild types stand
-    in the column ``sequence`` or, with ``chrom`` or alone, in a reference.
+    in the column ``sequence`` or, with ``chrom`` or alone, in a reference. ``told`` takes up what is to be said of rows.
     """
 
-    def __init__(self, name: str, columns: Mapping[str, str], reference: Reference | None, skip: bool = False) -> None:
+    def __init__(self, name: str, columns: Mapping[str, str], reference: Reference | None, told: Told) -> None:
         unknown = sorted(columns.keys() - set(COLUMNS))
         if unknown:
             raise RecipeError(f"'{unknown[0]}' is nothing that a column of variants can be: {', '.join(COLUMNS)}")
         self._name = name
         self._given = columns
         self._reference = reference
-        self._skip = skip
+        self._told = told
         self._rows = 0
         self._change: tuple[str, ...] = ()
 
-    def variants(self, piece: pa.Table) -> Iterator[Variant | Unscored]:
+    def variants(self, piece: pa.Table) -> Iterator[Row]:
         """Yield the variant of each row of the table's next piece.
 
         Raises ``DataError``, with the row, for a position that is not there and for letters that are others in the
@@ -111,11 +131,19 @@ class VariantTable:
             facts = {what: column[row] for what, column in values.items()}
             where = f"{self._name} row {self._rows}" + _spot(facts)
             try:
-                yield self._variant(where, facts)
-            except MismatchError:
-                if not self._skip:
-                    raise
-                yield Unscored(where, "letters that are others in the sequence")
+                found = self._row(where, facts)
+            except UnscorableError as error:
+                self._told.skip(where, error)
+                found = self._told.unscored[-1]
+            else:
+                self._note(found)
+            yield found
+
+    def _note(self, row: Row) -> None:
+        if isinstance(row, Unscored):
+            self._told.unscored.append(row)
+        elif isinstance(row, Unchanged):
+            self._told.unchanged.append(row)
 
     def shown(self, piece: pa.Table) -> dict[str, pa.Array]:
         """Return the columns that tell the rows of a piece apart, for the answers: all but whole sequences.
@@ -157,33 +185,42 @@ class VariantTable:
             return ("sequence",)
         return ("chrom",) if self._column("chrom") in piece.column_names else ()
 
-    def _variant(self, where: str, facts: Mapping[str, Any]) -> Variant | Unscored:
+    def _row(self, where: str, facts: Mapping[str, Any]) -> Row:
         try:
             letters = self._letters(facts)
-            if self._change == ("mutant",):
-                return Variant(where, letters, (_whole_change(letters, facts["mutant"]),))
-            edits = _named(facts["mutation"]) if self._change == ("mutation",) else (_edit(facts),)
-            symbolic = [allele for edit in edits for allele in (edit.ref, edit.alt) if _SYMBOLIC.fullmatch(allele)]
-            if symbolic:
-                return Unscored(where, f"the allele '{symbolic[0]}', which spells no sequence")
-            for edit in edits:
-                _check(edit, letters)
+            edits = self._edits(letters, facts)
+            named_only = symbolic(edits)
+            if named_only:
+                return Unscored(where, f"the allele '{named_only}', which spells no sequence")
+            for edit in edits if self._change != ("mutant",) else ():
+                check(edit, letters)
+        except UnscorableError as error:
+            raise error.at(where) from None
         except DataError as error:
-            raise type(error)(f"{where}: {error}") from None
-        return Variant(where, letters, edits)
+            raise DataError(f"{where}: {error}") from None
+        changes = tuple(edit for edit in edits if not edit.silent)
+        return Variant(where, letters, changes) if changes else Unchanged(where)
+
+    def _edits(self, letters: Letters, facts: Mapping[str, Any]) -> tuple[Edit, ...]:
+        if self._change == ("mutant",):
+            return between(letters, facts["mutant"])
+        return named(facts["mutation"]) if self._change == ("mutation",) else (placed(facts),)
 
     def _letters(self, facts: Mapping[str, Any]) -> Letters:
         if self._reference is None:
-            return Whole(_text(facts["sequence"], "sequence"))
+            return Whole(text_of(facts["sequence"], "sequence"))
         if "chrom" in facts:
-            name = _text(facts["chrom"], "chrom")
+            name = text_of(facts["chrom"], "chrom")
         elif len(self._reference.names) == 1:
             name = self._reference.names[0]
         else:
             raise DataError(
                 f"{self._reference.name} has {len(self._reference.names)} sequences, and no column 'chrom' says which"
             )
-        self._reference.length(name)
+        try:
+            self._reference.length(name)
+        except DataError as error:
+            raise MismatchError(str(error), "sequences that the reference does not have") from None
         return Stretch(self._reference, name)
 
 
@@ -191,78 +228,3 @@ def _spot(facts: Mapping[str, Any]) -> str:
     if facts.get("chrom") and "position" in facts:
         return f" ({facts['chrom']}:{facts['position']})"
     return f" ({facts['mutation']})" if facts.get("mutation") else ""
-
-
-def _text(value: Any, what: str) -> str:
-    if value in (None, ""):
-        raise DataError(f"there is no '{what}'")
-    return str(value)
-
-
-def _edit(facts: Mapping[str, Any]) -> Edit:
-    text = _text(facts["position"], "position")
-    if not re.fullmatch(r"-?\d+", text):
-        raise DataError(f"position '{text}' is no whole number")
-    return Edit(int(text) - 1, _text(facts["ref"], "ref"), _text(facts["alt"], "alt"))
-
-
-def _named(value: Any) -> tuple[Edit, ...]:
-    edits = []
-    for word in _text(value, "mutation").split(":"):
-        found = _SUBSTITUTION.fullmatch(word.strip())
-        if not found:
-            raise DataError(f"'{word}' is no substitution such as A23G; several are joined with colons, A23G:K41R")
-        edits.append(Edit(int(found[2]) - 1, found[1], found[3]))
-    edits.sort(key=lambda edit: edit.start)
-    for one, other in pairwise(edits):
-        if one.start == other.start:
-            raise DataError(f"position {one.start + 1} changes twice")
-    return tuple(edits)
-
-
-def _check(edit: Edit, letters: Letters) -> None:
-    for what, allele in (("ref", edit.ref), ("alt", edit.alt)):
-        if not _LETTERS.fullmatch(allele):
-            raise DataError(f"{what} '{allele}' is not made of letters; write an insertion with the letter before it")
-    if edit.ref.upper() == edit.alt.upper():
-        raise DataError(f"ref and alt are both '{edit.ref}'")
-    if edit.start < 0:
-        raise DataError(f"there is no position {edit.start + 1}: positions count from 1")
-    if edit.stop > len(letters):
-        raise DataError(f"position {edit.stop} lies beyond the end: there are {len(letters):,} letters")
-    found = letters.cut(edit.start, edit.stop)
-    # A soft-masked reference is written in lower case; its letters are the same.
-    if found.upper() != edit.ref.upper():
-        whose = (
-            f"the sequence has '{found}' at position {edit.start + 1}"
-            if letters.whole
-            else f"the reference has '{found}'"
-        )
-        raise MismatchError(f"{whose} where the table says '{edit.ref}'")
-
-
-def _whole_change(letters: Letters, value: Any) -> Edit:
-    wild, mutant = letters.cut(0, len(letters)), _text(value, "mutant")
-    if wild.upper() == mutant.upper():
-        raise DataError("the mutant is the same as the wild type")
-    start = _alike(wild, mutant)
-    rest = min(len(wild), len(mutant)) - start
-    tail = _alike(wild[::-1][:rest], mutant[::-1][:rest])
-    return Edit(start, wild[start : len(wild) - tail], mutant[start : len(mutant) - tail])
-
-
-def _alike(one: str, other: str) -> int:
-    """Return how many letters two texts begin with alike."""
-    short = min(len(one), len(other))
-    return next((place for place in range(short) if one[place] != other[place]), short)
-
-
-def unscored_lines(unscored: Sequence[Unscored]) -> list[str]:
-    """Say, a line for each reason, how many rows have no score, and name the first."""
-    reasons: dict[str, list[str]] = {}
-    for one in unscored:
-        reasons.setdefault(one.reason, []).append(one.where)
-    return [
-        f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} without a score, for {reason}; first {rows[0]}"
-        for reason, rows in sorted(reasons.items())
-    ]

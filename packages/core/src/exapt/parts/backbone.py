@@ -103,10 +103,9 @@ class Backbone(nn.Module):
         model has no such layer, or cannot be run in steps.
         """
         if self.windows and self.max_tokens and batch.present.shape[1] > self.max_tokens:
-            from exapt.windows import cut, merged
+            from exapt.windows import pooled
 
-            pieces, plan = cut(batch, self.max_tokens, self.windows.overlap)
-            return merged(self._at_layer(pieces, layer), batch, plan)
+            return pooled(self, batch, lambda windows: self._at_layer(windows, layer))
         return self._at_layer(batch, layer)
 
     def _at_layer(self, batch: Batch, layer: int) -> Features:

@@ -96,7 +96,10 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
-        """Put outputs, one array per input (padding cut off), into words: columns such as ``prediction``."""
+        """Put outputs, one array per input (padding cut off), into words: columns such as ``prediction``.
+
+        None stands for a number that an input has none of; words are never missing.
+        """
 
     @abstractmethod
     def metrics(self, outputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:

@@ -204,7 +204,8 @@ class Letters(Tally):
 
     def lines(self, name: str) -> list[str]:
         """Return one line if there were any such letters."""
-        said = f"{self._letters:,} unknown letters in {self._records:,} of {self._values:,} values of '{name}'"
+        letters, values = "letter" if self._letters == 1 else "letters", "value" if self._values == 1 else "values"
+        said = f"{self._letters:,} unknown {letters} in {self._records:,} of {self._values:,} {values} of '{name}'"
         return [said] if self._letters else []
 
 

@@ -24,6 +24,17 @@ _ALLOWED = f"; at most {TOLERANCE} is allowed"
 _NOT_A_LABEL = "no such label"
 
 
+def as_specified(case: HeadCase) -> Faults:
+    """Specification and module agree: it learns from labels, and answers for inputs or for their units."""
+    head = case.build()
+    if not head.labelled:
+        yield "the specification says labelled = True, the module says False"
+    if head.answers == "token":
+        yield "it answers for each token, and labels are of inputs or of units"
+    elif head.answers != case.spec.answers:
+        yield f"the specification answers for each {case.spec.answers}, the module for each {head.answers}"
+
+
 def order_of_labels(case: HeadCase) -> Faults:
     """What is inferred from the labels does not depend on their order."""
     forwards, backwards = case.options, case.spec.infer(case.asked, case.labels[::-1])
@@ -221,6 +232,7 @@ def saved_and_loaded(case: AnyHeadCase) -> Faults:
 
 
 HEAD_CHECKS: tuple[Check[HeadCase], ...] = (
+    Check("as-specified", "labels compared with answers for something else", as_specified),
     Check("order-of-labels", "classes numbered by the order of the rows", order_of_labels),
     Check("unknown-label-refused", "labels of another table taken for these", unknown_label_refused),
     Check("other-labels-refused", "a head loaded for another number of classes", other_labels_refused),

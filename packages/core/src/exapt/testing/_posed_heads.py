@@ -27,6 +27,7 @@ from exapt.testing._heads import (
 from exapt.testing._posed_case import PosedHeadCase
 
 _TRIES = 20
+_IN_SIGHT = 0.75
 
 
 def as_specified(case: PosedHeadCase) -> Faults:
@@ -44,7 +45,7 @@ def chance_from_the_generator(case: PosedHeadCase) -> Faults:
     head = case.build()
     for row, seed in _tries(case):
         (one, target), (other, again) = case.ask(head, row, seed), case.ask(head, row, seed)
-        if not (_same(one, other) and np.array_equal(target, again)):
+        if not (_same(one, other) and _equal(target, again)):
             yield f"it asks otherwise of input {row} under the same seed {seed}"
 
 
@@ -52,12 +53,21 @@ def _tries(case: PosedHeadCase) -> Iterator[tuple[int, int]]:
     return ((row, seed) for row in range(len(case.inputs)) for seed in range(_TRIES))
 
 
+def _equal(one: Array, other: Array) -> bool:
+    # What fills up numbers is often NaN, which is equal to nothing.
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == other.dtype.kind == "f")
+
+
+def _pads(head: Head, target: Array) -> Array:
+    return np.asarray(np.isnan(target) if math.isnan(head.pad) else target == head.pad)
+
+
 def _same(one: Encoding, other: Encoding) -> bool:
     return (
         (one.length, one.unknown, one.pads) == (other.length, other.unknown, other.pads)
         and np.array_equal(one.spans, other.spans)
         and list(one.arrays) == list(other.arrays)
-        and all(np.array_equal(array, other.arrays[name]) for name, array in one.arrays.items())
+        and all(_equal(array, other.arrays[name]) for name, array in one.arrays.items())
     )
 
 
@@ -96,10 +106,38 @@ def one_target_per_token(case: PosedHeadCase) -> Faults:
         for target in targets:
             if target.shape[:1] != (encoding.tokens,):
                 yield f"input {row} of {encoding.tokens} tokens has targets of shape {list(target.shape)}"
-            idle = [value for value in np.unique(target) if value != head.pad and not _weight(head, value)]
+            idle = [value for value in np.unique(target) if not _pads(head, value) and not _weight(head, value)]
             yield from (f"a target of input {row} that does not count is {value}, not {head.pad}" for value in idle)
         if not any(_weight(head, target) for target in targets):
             yield f"nothing is asked of input {row} in {_TRIES} tries"
+
+
+def asks_what_is_hidden(case: PosedHeadCase) -> Faults:
+    """A language model is asked for tokens, no special ones, that it cannot see: hidden ones, or the next ones."""
+    head = case.build()
+    if head.language is None:
+        return
+    asked = in_sight = 0
+    for row, seed in _tries(case):
+        seen, target = case.ask(head, row, seed)
+        places = np.flatnonzero(~_pads(head, target))
+        ids = case.encodings[row].arrays[case.tokenizer.ids]
+        wanted = _wanted(ids, places, case.objective)
+        for place, id_, true in zip(places, target[places], wanted, strict=True):
+            if id_ != true:
+                yield f"token {place} of input {row} has the target {id_}, and the one to be told there is {true}"
+            if id_ in case.tokenizer.special:
+                yield f"token {place} of input {row} is asked for, and {id_} is a special token"
+        asked += len(places)
+        in_sight += int((seen.arrays[case.tokenizer.ids][places] == ids[places]).sum())
+    # Some that are left in sight, or replaced by themselves, are part of the objective; most of them is none.
+    if case.objective == "masked" and in_sight > _IN_SIGHT * asked:
+        yield f"of {asked} tokens that it asks for {in_sight} are left in sight"
+
+
+def _wanted(ids: Array, places: Array, objective: str) -> Array:
+    """Return the token to be told at each place: itself, or for a causal model the next, -1 behind the last."""
+    return ids[places] if objective == "masked" else np.append(ids[1:], -1)[places]
 
 
 def _weight(head: Head, target: Array) -> float:
@@ -161,11 +199,23 @@ def empty_input(case: PosedHeadCase) -> Faults:
                 yield f"'{name}' is {value} with an input without units {what}"
 
 
+def metrics_tell(case: PosedHeadCase) -> Faults:
+    """Metrics of a language model that has learned are others than those of one that has not."""
+    fresh, learned = case.build(), case.learned
+    if learned.language is None:
+        return
+    before, after = (head.metrics(case.outputs(head), case.encoded(head)) for head in (fresh, learned))
+    if before == after:
+        said = listed(f"{name} {value:.4g}" for name, value in after.items())
+        yield f"its metrics are the same before and after it has learned: {said}"
+
+
 POSED_HEAD_CHECKS: tuple[Check[PosedHeadCase], ...] = (
     Check("as-specified", "a head that is never asked to pose its questions", as_specified),
     Check("chance-from-the-generator", "runs that cannot be repeated or resumed", chance_from_the_generator),
     Check("input-left-as-it-was", "tokens that stay hidden for good", input_left_as_it_was),
     Check("one-target-per-token", "answers compared with other tokens, steps without a lesson", one_target_per_token),
+    Check("asks-what-is-hidden", "a perfect score for what stands in sight", asks_what_is_hidden),
     Check("loss-adds-up", "a loss that depends on how a step is split", loss_adds_up),
     Check("padding-left-out", "padding that is guessed as a token", padding_left_out),
     Check("all-of-it-learns", "parameters that learn in vain", all_of_it_learns),
@@ -175,5 +225,6 @@ POSED_HEAD_CHECKS: tuple[Check[PosedHeadCase], ...] = (
     Check("one-value-each", "answers that slip to other rows", one_value_each),
     Check("metrics-finite", "a best epoch chosen by NaN", metrics_finite),
     Check("empty-input", "an input without units that becomes NaN", empty_input),
+    Check("metrics-tell", "numbers that are the same whatever is learned", metrics_tell),
     Check("saved-and-loaded", "learned weights left out when saved", saved_and_loaded),
 )

@@ -21,7 +21,8 @@ from exapt.specs import (
     StrategySpec,
     TokenizerSpec,
 )
-from exapt.testing._augmentations import AUGMENTATION_CHECKS, AugmentationCase
+from exapt.testing._augmentation_case import AugmentationCase
+from exapt.testing._augmentations import AUGMENTATION_CHECKS
 from exapt.testing._backbone_case import BackboneCase
 from exapt.testing._backbones import FEATURE_CHECKS
 from exapt.testing._cells import CELL_CHECKS

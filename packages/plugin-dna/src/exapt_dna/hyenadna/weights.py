@@ -87,9 +87,13 @@ def _lightning(path: Path) -> Mapping[str, Tensor]:
         _refuse_code(path)
         saved = read_saved(path)
     state = saved.get("state_dict") if isinstance(saved, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_named_tensor, state, state.values())):
         raise DataError(f"'{path}' has no tensors by name under 'state_dict'")
     return state
+
+
+def _is_named_tensor(name: Any, tensor: Any) -> bool:
+    return isinstance(name, str) and isinstance(tensor, Tensor)
 
 
 def _refuse_code(path: Path) -> None:

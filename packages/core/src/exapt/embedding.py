@@ -206,6 +206,8 @@ def embed_file(
     about = {"source": path, "answers": "embedding", "names": {"": embedder.short_name}, "facts": key}
     with open_writer(out, format, overwrite=overwrite, about=about) as writer:
         _claim(parts, key)
+        for line in embedder.backbone.notes:
+            tell(line)
         rows = 0
         try:
             for part in _parts(embedder, path, options, parts, tallies, tell):

@@ -16,7 +16,7 @@ from sklearn import metrics as scores
 
 Array = npt.NDArray[Any]
 
-LOWER_IS_BETTER = frozenset({"ece", "loss", "mae", "perplexity", "rmse"})
+LOWER_IS_BETTER = frozenset({"ece", "loss", "mae", "mse", "perplexity", "rmse"})
 """The metrics of which less is better, by their last name: ``valid.loss`` and ``ddg.rmse`` are among them."""
 
 CALIBRATION_BINS = 15

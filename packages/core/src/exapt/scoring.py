@@ -236,6 +236,8 @@ def _gives_views(offer: Offer[AugmentationSpec]) -> bool:
 def _check_objective(scored_by: Chosen, parts: Parts) -> None:
     spec: ScorerSpec = scored_by.offer.spec
     objective = parts.language.objective
+    if objective == "values":
+        raise RecipeError(f"'{parts.name}' tells hidden values, not how probable tokens are: it cannot score variants")
     if spec.objective not in ("any", objective):
         fit = (offer.spec for offer in current().offers(ScorerSpec))
         names = [one.name for one in fit if one.objective in ("any", objective)]

@@ -180,7 +180,7 @@ class _Session:
         bare = Rows(inputs, {}, heads, self.resolved.answered, source)
         targets = encode_labels(bare, self.table.examples, self.resolved)
         # Said once nothing of the data can be refused any more, so that a refusal stands alone.
-        for note in (*self.table.notes, *self.tallies.lines()):
+        for note in (*self.table.notes, *self.tallies.lines(), *model.backbone.notes):
             self._note(note)
         # Features are kept only of inputs that stay the same, under a backbone that nothing changes: not one that learns,
         # nor one that was changed before.

@@ -16,9 +16,8 @@ import pyarrow as pa
 from anndata import AnnData
 from scipy.stats import t as student
 
-from exapt import DataError, RecipeError
+from exapt import DataError, Embedder, RecipeError
 from exapt.data.files import open_writer
-from exapt.embedding import Embedder
 from exapt.parts import Array
 from exapt_singlecell.in_memory import tell
 from exapt_singlecell.readers import H5adOptions

@@ -9,9 +9,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from exapt import RecipeError
+from exapt import Embedder, RecipeError
 from exapt.cells import Cell
-from exapt.embedding import Embedder
 from exapt.parts import NO_UNIT, Array, Encoding
 
 How = Literal["delete", "overexpress"]
@@ -53,7 +52,7 @@ class Shifts:
     ) -> None:
         tokenizer = embedder.tokenizer
         if not isinstance(tokenizer, Perturbing):
-            raise RecipeError(f"'{embedder.short_name}' cannot perturb cells: its tokenizer does not rank or bin genes")
+            raise RecipeError(f"'{embedder.short_name}' cannot perturb cells: its tokenizer has no way to change genes")
         self._embedder, self._tokenizer = embedder, tokenizer
         self._changes, self._how, self._goal = changes, how, goal
         self._per_gene = replace(embedder, pooling="none")

@@ -14,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 from anndata import AnnData
 
-from exapt import DataError, RecipeError
+from exapt import DataError, Embedder, RecipeError
 from exapt.data.files import open_writer
-from exapt.embedding import Embedder
 from exapt_singlecell.in_memory import put, records_of, target, tell
 from exapt_singlecell.labelling import UNKNOWN, Labeller, Transfer
 from exapt_singlecell.readers import H5adOptions

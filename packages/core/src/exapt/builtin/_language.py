@@ -190,6 +190,8 @@ def _language(context: HeadContext, name: str, objective: str) -> LanguageModel:
             f"the input '{name}' has no language model: its backbone, or this checkpoint of it, came without one, or the "
             "recipe reads another layer than the last"
         )
+    if language.objective == "values":
+        raise RecipeError("the backbone tells hidden values, not tokens, which is what this head asks for")
     if language.objective != objective:
         raise RecipeError(
             f"the backbone is a {language.objective} language model: use head '{_OTHER[objective]}', "

@@ -18,11 +18,12 @@ from exapt.parts.inputs import Batch, Features
 class LanguageModel:
     """What a pretrained model says of its tokens: ``head`` takes its last states [..., width] to logits [..., vocabulary].
 
-    A ``masked`` model says which token stands where one is hidden, a ``causal`` one which comes next.
+    A ``masked`` model says which token stands where one is hidden, a ``causal`` one which comes next. One of ``values``
+    takes them to [..., 1] instead: how much stands where the value of a token is hidden.
     """
 
     head: nn.Module
-    objective: Literal["masked", "causal"]
+    objective: Literal["masked", "causal", "values"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Backbone(nn.Module):
     """Last names of the linear layers inside ``blocks()`` that low-rank updates go to; empty for all of them."""
     recompute: bool = False
     """Whether activations inside blocks are computed again for the gradient instead of kept. Core sets it."""
+    notes: Sequence[str] = ()
+    """What there is to tell of its weights, such as tensors of the checkpoint that it leaves aside."""
     windows: Windows | None = None
     """How inputs longer than ``max_tokens`` are read; None to refuse them. Core sets it from the user's options."""
 

@@ -20,22 +20,24 @@ from exapt.testing._head_case import WIDTH, answer, by_heart
 from exapt.testing.tiny import MaskedLetters
 
 POSED_INPUTS = ("MKTAYIAKQRQISF", "ACDEFGHIKL", "GLWSK", "MKVLAAGIVGLLLAQWERTY")
-_OBJECTIVES: tuple[Literal["masked", "causal"], ...] = ("masked", "causal")
+_Objective = Literal["masked", "causal", "values"]
+_OBJECTIVES: tuple[_Objective, ...] = ("masked", "causal", "values")
 
 
 @dataclass(frozen=True)
 class PosedHeadCase:
-    """A head that poses its own questions, and the inputs, of letters, that it poses them of."""
+    """A head that poses its own questions, and the inputs that it poses them of: letters, unless it ``reads`` others."""
 
     spec: HeadSpec
     options: Options
     inputs: Sequence[str]
     names: tuple[str, ...] = ("sequence",)
+    reads: Tokenizer | None = None
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, with a token that hides others."""
-        return MaskedLetters()
+        return self.reads or MaskedLetters()
 
     @cached_property
     def encodings(self) -> list[Encoding]:
@@ -48,7 +50,7 @@ class PosedHeadCase:
         return [encoding.tokens for encoding in self.encodings]
 
     @cached_property
-    def objective(self) -> Literal["masked", "causal"]:
+    def objective(self) -> _Objective:
         """The objective of the language model that the head takes; raises ``RecipeError`` if it takes none."""
         refusals = []
         for objective in _OBJECTIVES:
@@ -60,11 +62,12 @@ class PosedHeadCase:
                 return objective
         raise RecipeError("; ".join(refusals))
 
-    def language(self, objective: Literal["masked", "causal"]) -> LanguageModel:
+    def language(self, objective: _Objective) -> LanguageModel:
         """Return a language model, the same each time; it is at rest, as that of a frozen backbone is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return LanguageModel(nn.Linear(WIDTH, len(self.tokenizer.vocabulary)).requires_grad_(False), objective)
+            width = 1 if objective == "values" else len(self.tokenizer.vocabulary)
+            return LanguageModel(nn.Linear(WIDTH, width).requires_grad_(False), objective)
 
     @cached_property
     def pretrained(self) -> LanguageModel:

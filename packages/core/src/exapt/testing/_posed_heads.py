@@ -14,6 +14,7 @@ import torch
 from exapt.data.batching import padded
 from exapt.errors import listed
 from exapt.parts import Array, Encoding, Head, LanguageModel
+from exapt.testing._cells import emptied, is_cell
 from exapt.testing._check import Check, Faults
 from exapt.testing._head_case import WIDTH
 from exapt.testing._heads import (
@@ -189,7 +190,8 @@ def one_value_each(case: PosedHeadCase) -> Faults:
 
 def empty_input(case: PosedHeadCase) -> Faults:
     """An input without units makes neither loss nor metrics infinite or NaN, beside others or alone."""
-    for what, inputs in (("beside others", ("", *case.inputs)), ("alone", ("",))):
+    nothing = emptied(case.inputs[0]) if is_cell(case.inputs[0]) else ""
+    for what, inputs in (("beside others", (nothing, *case.inputs)), ("alone", (nothing,))):
         among = replace(case, inputs=inputs)
         head = among.build()
         found = {"loss": float(among.loss(head).detach())}

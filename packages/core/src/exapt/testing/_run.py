@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exapt.errors import DataError
+from exapt.parts import Tokenizer
 from exapt.plugins import Plugins, using
 from exapt.specs import (
     AugmentationSpec,
@@ -93,18 +94,22 @@ def check_head(
     *,
     labels: Sequence[Any] | None = None,
     lengths: Sequence[int] | None = None,
-    inputs: Sequence[str] = POSED_INPUTS,
+    inputs: Sequence[Any] = POSED_INPUTS,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Check a head on labels that it must be able to learn by heart: six or more, of all kinds, told apart.
 
     ``lengths`` are the units of each label's input; needed where a label per unit is not a string or a list of them.
-    A head without labels is checked on ``inputs``, of letters A to Z, over a small language model of the objective that
-    it takes. Raises ``ConformanceError``, and ``DataError`` if there are no labels and it learns from them.
+    A head without labels is checked on ``inputs``, of letters A to Z unless a ``tokenizer`` for others is given, over a
+    small language model of the objective that it takes. Raises ``ConformanceError``, and ``DataError`` if there are no
+    labels and it learns from them.
     """
     asked = options_of(spec, options)
     names = tuple(getattr(asked, "inputs", ("sequence",)))
     if not spec.labelled:
-        run_checks(f"head '{spec.name}'", PosedHeadCase(spec, asked, inputs, names), CHECKS["head without labels"])
+        run_checks(
+            f"head '{spec.name}'", PosedHeadCase(spec, asked, inputs, names, tokenizer), CHECKS["head without labels"]
+        )
         return
     if labels is None:
         raise DataError(f"head '{spec.name}' learns from labels: give check_head some of all kinds, as labels=[...]")

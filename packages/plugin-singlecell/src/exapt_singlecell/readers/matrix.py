@@ -177,7 +177,6 @@ def by_gene(where: str, data: Any, indices: Any, starts: Array, shape: tuple[int
 
     ``starts`` [genes + 1] are where each gene's begin in ``data`` and ``indices`` [entries], the cells.
     """
-
     every = np.arange(shape[1], dtype=np.int32)
 
     def blocks() -> Blocks:

@@ -16,10 +16,6 @@ from exapt_singlecell.scgpt.model import CellTransformer, ExpressionDecoder, att
 Built = TypeVar("Built", bound=nn.Module)
 
 
-class ExpressionModel(LanguageModel):
-    """What a model says of genes whose expression is hidden: ``head`` takes its last states [..., width] to bins [..., 1]."""
-
-
 class Scgpt(Backbone):
     """``scgpt``, the model, and ``decoder``, which tells hidden expression; None if the file was saved without one.
 
@@ -43,8 +39,8 @@ class Scgpt(Backbone):
 
     @property
     def language(self) -> LanguageModel | None:
-        """The pretrained decoder of hidden expression."""
-        return None if self.decoder is None else ExpressionModel(self.decoder, "masked")
+        """The pretrained decoder of hidden expression, in bins."""
+        return None if self.decoder is None else LanguageModel(self.decoder, "values")
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the transformer layers."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from exapt import RecipeError
 from exapt.parts import NO_UNIT, Array, Encoding, Head, HeadContext
 from exapt_singlecell.scgpt import MaskedExpressionOptions
-from exapt_singlecell.scgpt.backbone import ExpressionModel
 from exapt_singlecell.scgpt.model import ExpressionDecoder
 from exapt_singlecell.scgpt.tokenizer import ScgptTokenizer
 
@@ -103,7 +102,7 @@ def _pearson(asked: Array) -> float:
 
 def _decoder(context: HeadContext, name: str) -> nn.Module:
     pretrained = context.language.get(name)
-    if not isinstance(pretrained, ExpressionModel):
+    if pretrained is None:
         return ExpressionDecoder(context.widths[name])
     # A backbone's own parameters may be at rest already: what is copied here is to learn.
     return copy.deepcopy(pretrained.head).requires_grad_(True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from exapt.api import Adapted, Embedder, compare, embed, load, score, train
+    from exapt.data.files import open_table, open_writer
     from exapt.errors import (
         AdapterError,
         ComponentError,
@@ -40,6 +41,7 @@ __version__ = "0.3.0"
 # Names are fetched when first asked for, so that `import exapt`, and with it every plugin and `--help`, stays light.
 _HOMES = {
     "exapt.api": ("Adapted", "Embedder", "compare", "embed", "load", "score", "train"),
+    "exapt.data.files": ("open_table", "open_writer"),
     "exapt.errors": (
         "AdapterError",
         "ComponentError",
@@ -101,6 +103,8 @@ __all__ = [
     "embed",
     "hookimpl",
     "load",
+    "open_table",
+    "open_writer",
     "score",
     "train",
 ]

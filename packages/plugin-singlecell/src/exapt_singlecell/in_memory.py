@@ -19,9 +19,11 @@ def target(adata: AnnData, copy: bool) -> AnnData:
     """Return what the answers are put into. Raises ``DataError`` for a part of a backed table, which cannot hold any."""
     if adata.is_view and adata.isbacked and not copy:
         raise DataError("adata is a view of a file, which cannot hold answers: call adata.to_memory() first")
+    records_of(adata)
     if not copy:
         return adata
-    return adata.to_memory() if adata.isbacked else adata.copy()
+    # Without a copy the frames of a part of a file would still be those of the whole.
+    return adata.to_memory(copy=True) if adata.isbacked else adata.copy()
 
 
 def records_of(adata: AnnData) -> Mapping[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Self
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -18,6 +18,8 @@ UNKNOWN = -1
 """The token of a gene that the model does not know."""
 
 _NAMED = 3
+# Cells that are counted together: one by one most of the time would go into the calls, and more no longer fit the cache.
+_TOGETHER = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,17 +101,24 @@ class MatchTally(Tally):
 
     def count(self, values: Sequence[Any], encodings: Sequence[Encoding]) -> None:
         """Take in some cells; raises ``DataError`` if too small a share of all counts so far is of known genes."""
-        for value in values:
-            cell = Cell.of(value)
-            match = self._matcher.of(cell.genes, needed=False)
-            self._take(cell.genes, match)
-            known = match.tokens[cell.places] != UNKNOWN
-            self._kept += float(cell.values[known].sum(dtype=np.float64))
-            self._total += cell.total
-            self._cells += 1
-            self._empty += not known.any()
+        for genes, cells in groupby(map(Cell.of, values), lambda cell: cell.genes):
+            match = self._matcher.of(genes, needed=False)
+            self._take(genes, match)
+            for some in _together(cells):
+                self._add(match.tokens != UNKNOWN, some)
         if self._total and self._share < self._min_kept:
             raise DataError(self._too_little())
+
+    def _add(self, known: Array, cells: Sequence[Cell]) -> None:
+        lengths = np.array([len(cell.places) for cell in cells])
+        places = np.concatenate([cell.places for cell in cells])
+        sums = np.bincount(places, np.concatenate([cell.values for cell in cells]), len(known))
+        self._total += float(sums.sum())
+        self._kept += float(sums[known].sum())
+        self._cells += len(cells)
+        # How many known genes were met before each cell begins, and when the last one ends.
+        met = np.concatenate(([0], known[places].cumsum()))[np.concatenate(([0], lengths.cumsum()))]
+        self._empty += int(np.count_nonzero(np.diff(met) == 0))
 
     def _take(self, genes: Genes, match: Match) -> None:
         if genes not in self._seen:
@@ -145,6 +154,11 @@ class MatchTally(Tally):
     def _others(self) -> str:
         groups = ((self._unmatched, "unknown"), (self._ambiguous, "could be several, and not used"))
         return "".join(f"; {len(names):,} {what}: {_listing(names)}" for names, what in groups if names)
+
+
+def _together(cells: Iterator[Cell]) -> Iterator[list[Cell]]:
+    while some := list(islice(cells, _TOGETHER)):
+        yield some
 
 
 def _listing(names: Collection[str]) -> str:

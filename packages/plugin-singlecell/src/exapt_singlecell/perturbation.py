@@ -16,8 +16,7 @@ import pyarrow as pa
 from anndata import AnnData
 from scipy.stats import t as student
 
-from exapt import DataError, Embedder, RecipeError
-from exapt.data.files import open_writer
+from exapt import DataError, Embedder, RecipeError, open_writer
 from exapt.parts import Array
 from exapt_singlecell.in_memory import tell
 from exapt_singlecell.readers import H5adOptions

@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 from anndata import AnnData
 
-from exapt import DataError, Embedder, RecipeError
+from exapt import DataError, Embedder, RecipeError, open_table
 from exapt.cells import Cell, CellType, cells_of
-from exapt.data.files import open_table
 from exapt.parts import Array, Encoding
 from exapt_singlecell.readers import H5adOptions
 from exapt_singlecell.readers.frames import obs_columns, text_of
@@ -128,10 +127,8 @@ def kept(adata: AnnData, key: str, empty_key: str, name: str) -> Points:
         raise DataError(f"'{key}' of {name} is no array of cells by finite numbers")
     columns = {"id": text_of(adata.obs_names), **obs_columns(adata.obs, name)}
     batch = pa.record_batch({called: _plain(column) for called, column in columns.items()})
-    empty: Array = ~vectors.any(1)
-    if empty_key in adata.obs:
-        empty = empty | np.asarray(adata.obs[empty_key], dtype=bool)
-    return Points(Piece(batch, name), vectors, empty)
+    marked = adata.obs[empty_key] if empty_key in adata.obs else np.zeros(len(vectors))
+    return Points(Piece(batch, name), vectors, np.asarray(marked, dtype=bool) | ~vectors.any(axis=1))
 
 
 def _numbers(values: Any) -> Array:

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from anndata import AnnData, ImplicitModificationWarning
+from anndata import AnnData
 
 import exapt
-from exapt import Adapted, DataError, Embedder, RecipeError
+from exapt import Adapted, Embedder, RecipeError
 from exapt.cells import Cell, cells_of
 from exapt.parts import Array, Tally
+from exapt_singlecell.in_memory import put, target, tell
+from exapt_singlecell.perturbation import perturb
 from exapt_singlecell.readers import H5adOptions
 from exapt_singlecell.readers.h5ad import batches_of
-from exapt_singlecell.writers.answers import (
-    RECORDS,
-    Predictions,
-    earlier_keys,
-    embedding_key,
-    empty_key,
-    record_of,
-)
+from exapt_singlecell.transfer import transfer_labels
+from exapt_singlecell.writers.answers import Predictions, embedding_key, empty_key, record_of
 
-__all__ = ["embed", "predict"]
+__all__ = ["embed", "perturb", "predict", "transfer_labels"]
 
 Values = Literal["counts", "normalised"]
 Piece = tuple[list[str], list[Cell]]
 
-_log = logging.getLogger("exapt_singlecell")
 # What an adapter's manifest tells of where its answers come from.
 _TOLD = ("exapt", "plugins", "backbone", "tokenizer", "data", "metrics", "recipe")
 
@@ -61,7 +54,7 @@ def embed(
     options = H5adOptions(layer=layer or "", genes=genes, values=values)
     if pooling == "none":
         raise RecipeError("obsm has one vector for each cell: pooling is mean, max or cls")
-    adata = _target(adata, copy)
+    adata = target(adata, copy)
     embedder = Embedder.of(backbone, pooling, model_layer, device, settings)
     _check(embedder.accepts, backbone)
     slot = key_added or embedding_key(embedder.short_name)
@@ -69,7 +62,7 @@ def embed(
     vectors, empty = _vectors(embedder, _pieces(adata, options), tally)
     columns = {empty_key(slot): empty} if empty.any() else {}
     facts = {**embedder.key, "reader": options.model_dump(mode="json")}
-    _put(adata, {slot: record_of(facts, list(columns), [slot])}, columns, {slot: vectors})
+    put(adata, {slot: record_of(facts, list(columns), [slot])}, columns, {slot: vectors})
     _tell(tally.lines("cell"), embedder.licence)
     return adata if copy else None
 
@@ -103,7 +96,7 @@ def predict(
     all comes from. A view becomes a table of its own, the file of a backed table stays as it is. Which genes are known
     is logged.
     """
-    adata = _target(adata, copy)
+    adata = target(adata, copy)
     adapted = adapter if isinstance(adapter, Adapted) else exapt.load(adapter, backbone=backbone, device=device)
     _check(adapted.resolved.backbone.offer.spec.accepts, adapted.name)
     given = {"layer": layer, "genes": genes, "values": values}
@@ -115,21 +108,10 @@ def predict(
             predictions.add(batch)
         tally.count(cells, [adapted.tokenizer.encode(cell) for cell in cells])
     facts = {key: adapted.manifest[key] for key in _TOLD} | {"reader": options.model_dump(mode="json")}
-    _put(adata, {slot: record_of(facts, keys) for slot, keys in predictions.keys.items()}, predictions.columns(), {})
+    put(adata, {slot: record_of(facts, keys) for slot, keys in predictions.keys.items()}, predictions.columns(), {})
     of = adapted.manifest["backbone"]
     _tell(tally.lines("cell"), "" if of["commercial"] else f"{of['name']}: {of['licence']}, no commercial use")
     return adata if copy else None
-
-
-def _target(adata: AnnData, copy: bool) -> AnnData:
-    """Return what the answers are put into. Raises ``DataError`` where they have no place, as in a part of a backed table."""
-    if adata.is_view and adata.isbacked and not copy:
-        raise DataError("adata is a view of a file, which cannot hold answers: call adata.to_memory() first")
-    if not isinstance(adata.uns.get(RECORDS, {}), Mapping):
-        raise DataError(f"adata has an '{RECORDS}' in uns that is not of exapt: rename it")
-    if not copy:
-        return adata
-    return adata.to_memory(copy=True) if adata.isbacked else adata.copy()
 
 
 def _check(accepts: str, name: str) -> None:
@@ -143,24 +125,6 @@ def _pieces(adata: AnnData, options: H5adOptions) -> Iterator[Piece]:
         yield batch.column("id").to_pylist(), cells_of(pa.chunked_array([batch.column("cell")]))
 
 
-def _put(adata: AnnData, records: Mapping[str, str], obs: Mapping[str, Any], obsm: Mapping[str, Any]) -> None:
-    """Put answers in the place of earlier ones under the same names."""
-    held = adata.uns.get(RECORDS, {})
-    if adata.is_view:
-        with warnings.catch_warnings():
-            # That a view becomes a table of its own is what is wanted.
-            warnings.simplefilter("ignore", ImplicitModificationWarning)
-            adata.obs = adata.obs.copy()
-    for slot in records:
-        for kind, keys in earlier_keys(held.get(slot), slot).items():
-            for key in {*keys} & {*getattr(adata, kind).keys()}:
-                del getattr(adata, kind)[key]
-    for key, column in obs.items():
-        adata.obs[key] = column
-    adata.obsm.update(obsm)
-    adata.uns[RECORDS] = {**held, **records}
-
-
 def _tell(lines: Sequence[str], licence: str) -> None:
     for line in [*lines, *([f"licence of {licence}"] if licence else [])]:
-        _log.warning(line)
+        tell(line)

@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 from anndata import AnnData
 
-from exapt import DataError, Embedder, RecipeError
-from exapt.data.files import open_writer
+from exapt import DataError, Embedder, RecipeError, open_writer
 from exapt_singlecell.in_memory import put, records_of, target, tell
 from exapt_singlecell.labelling import UNKNOWN, Labeller, Transfer
 from exapt_singlecell.readers import H5adOptions
@@ -195,7 +194,8 @@ class Labels:
                 raise DataError(f"{said}: label them, or let them be dropped")
             tell(f"{said} and are left out")
         if (empty & ~missing).any():
-            tell(f"{(empty & ~missing).sum():,} labelled cells of {name} express no known gene and are left out")
+            lost = f"{(empty & ~missing).sum():,} of {(~missing).sum():,} labelled cells"
+            tell(f"left out of {name}, without a gene that the model knows: {lost}")
         rows = np.flatnonzero(~missing & ~empty)
         if not len(rows):
             raise DataError(f"{name} has no cell with a label and a known gene")

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class PosedHeadCase:
 
     spec: HeadSpec
     options: Options
-    inputs: Sequence[str]
+    inputs: Sequence[Any]
     names: tuple[str, ...] = ("sequence",)
     reads: Tokenizer | None = None
 

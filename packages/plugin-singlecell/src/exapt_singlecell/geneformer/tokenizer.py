@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,10 +20,12 @@ from exapt_singlecell.geneformer.genes import GeneFinder
 from exapt_singlecell.geneformer.shape import read_shape
 from exapt_singlecell.matching import UNKNOWN, Matcher, MatchTally
 
-_TARGET = 10_000
+_TARGET = 10_000.0
 """The total to which the counts of a cell are brought."""
 
-_PLACE = 0xFFFF
+# Arrays, because numpy makes them of plain numbers each time anew.
+_PLACE, _ABOVE = np.array(0xFFFF), np.array(~0xFFFF)
+_PLACES = np.arange(0xFFFF)
 
 
 def build(options: GeneformerTokenizerOptions) -> GeneformerTokenizer:
@@ -41,7 +43,7 @@ def build(options: GeneformerTokenizerOptions) -> GeneformerTokenizer:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What is the same for all cells of a table: ``tokens`` [genes] and their ``medians`` [genes].
+    """What is the same for all cells of a table: ``tokens`` [genes], and their ``medians`` [genes], infinite if unknown.
 
     It does not hold the ``Genes`` of the table, by which it is kept for as long as they are there.
     """
@@ -51,25 +53,29 @@ class _Plan:
     medians: Array
 
     @cached_property
-    def known(self) -> Array:
-        """Whether the model knows each gene [genes]."""
-        return np.asarray(self.tokens != UNKNOWN)
+    def matched(self) -> bool:
+        """Whether the model knows any gene."""
+        return bool((self.tokens != UNKNOWN).any())
 
     @cached_property
-    def shared(self) -> Array:
-        """Whether each gene [genes] stands for a token for which others of the table stand too."""
-        distinct, counts = np.unique(self.tokens[self.known], return_counts=True)
-        return np.isin(self.tokens, distinct[counts > 1])
-
-    @cached_property
-    def several(self) -> bool:
-        """Whether there is any such gene."""
-        return bool(self.shared.any())
+    def shared(self) -> Array | None:
+        """Whether each gene [genes] stands for a token for which others of the table stand too; None if none does."""
+        distinct, counts = np.unique(self.tokens[self.tokens != UNKNOWN], return_counts=True)
+        shared = np.isin(self.tokens, distinct[counts > 1])
+        return shared if shared.any() else None
 
     @cached_property
     def places(self) -> dict[str, int]:
         """The place of each gene by its name."""
         return {name: place for place, name in enumerate(self.names)}
+
+
+class _Ranked(NamedTuple):
+    """The ``tokens`` [kept genes] of a cell by falling rank, the unit of each, and how many genes are not known."""
+
+    tokens: Array
+    units: Array
+    unknown: int
 
 
 class GeneformerTokenizer(Tokenizer):
@@ -85,10 +91,9 @@ class GeneformerTokenizer(Tokenizer):
         self.mask = tokens["<mask>"]
         self.special = frozenset(token for name, token in tokens.items() if name.startswith("<"))
         self._pad = tokens["<pad>"]
-        self._before, self._after = (
-            np.array([tokens[name]] if name in tokens else [], dtype=np.int64) for name in ("<cls>", "<eos>")
-        )
-        self._most = size - len(self._before) - len(self._after)
+        self._ends = [(place, tokens[name]) for place, name in ((0, "<cls>"), (-1, "<eos>")) if name in tokens]
+        self._first = int("<cls>" in tokens)
+        self._most = size - len(self._ends)
         self._min_kept = min_kept
         self._finder = GeneFinder(dictionaries)
         self._matcher = Matcher(self._finder.find, dictionaries.medians)
@@ -104,7 +109,7 @@ class GeneformerTokenizer(Tokenizer):
     def encode(self, value: Any) -> Encoding:
         """Encode one cell; raises ``DataError`` unless it holds raw counts, and if its table has no gene of the model's."""
         cell = Cell.of(value)
-        return self._encoding(cell, *self._ranked(cell, self._plan(cell.genes, needed=cell is value)))
+        return self._encoding(cell, self._ranked(cell, self._plan(cell.genes, needed=cell is value)))
 
     def perturbed(self, cell: Any, genes: Sequence[str], how: Literal["delete", "overexpress"]) -> Encoding:
         """Encode a cell without some genes, or with them in front of all others, in the order in which they are given.
@@ -115,44 +120,51 @@ class GeneformerTokenizer(Tokenizer):
         """
         whole = Cell.of(cell)
         plan = self._plan(whole.genes, needed=False)
-        tokens, units = self._ranked(whole, plan)
+        ranked = self._ranked(whole, plan)
         asked = np.array(list(dict.fromkeys(self._token(plan, gene) for gene in genes)), dtype=np.int64)
-        stay = ~np.isin(tokens, asked)
+        stay = ~np.isin(ranked.tokens, asked)
+        tokens, units = ranked.tokens[stay], ranked.units[stay]
         if how == "delete":
-            return self._encoding(whole, tokens[stay], units[stay])
+            return self._encoding(whole, _Ranked(tokens, units, ranked.unknown))
         if how != "overexpress":
             raise DataError(f"there is no way '{how}' to perturb a cell; the ways are delete and overexpress")
         fronts = _units_of(asked, plan.tokens[whole.places])
         added = int((fronts >= len(whole.places)).sum())
-        tokens, units = (np.concatenate(pair)[: self._most] for pair in ((asked, tokens[stay]), (fronts, units[stay])))
-        return self._encoding(whole, tokens, units, added)
+        tokens, units = (np.concatenate(pair)[: self._most] for pair in ((asked, tokens), (fronts, units)))
+        return self._encoding(whole, _Ranked(tokens, units, ranked.unknown), added)
 
     def _plan(self, genes: Genes, needed: bool) -> _Plan:
-        tokens = self._matcher.of(genes, needed).tokens
         plan = self._plans.get(genes)
-        if plan is None:
-            plan = self._plans[genes] = _Plan(genes.names, tokens, self._medians[tokens])
+        if plan is None or not plan.matched:
+            tokens = self._matcher.of(genes, needed).tokens
+            medians = np.where(tokens == UNKNOWN, np.inf, self._medians[tokens])
+            plan = self._plans[genes] = _Plan(genes.names, tokens, medians)
         return plan
 
-    def _ranked(self, cell: Cell, plan: _Plan) -> tuple[Array, Array]:
-        """Return the tokens [kept genes] of a cell by falling rank, and the unit of each."""
+    def _ranked(self, cell: Cell, plan: _Plan) -> _Ranked:
         _refuse_normalised(cell)
-        places = cell.places.astype(np.intp)
-        units = np.flatnonzero(plan.known[places])
-        places, counts = places[units], cell.values[units].astype(np.float64)
-        if plan.several:
-            stays = _summed(plan.tokens[places], counts, np.flatnonzero(plan.shared[places]))
-            places, units, counts = places[stays], units[stays], counts[stays]
-        order = falling(counts / (cell.total or 1) * _TARGET / plan.medians[places])[: self._most]
-        return plan.tokens[places[order]], units[order]
+        places, counts = cell.places.astype(np.intp), cell.values.astype(np.float64)
+        # Whole numbers have the same sum in any order.
+        total = np.add.reduce(counts) or 1.0
+        moved = 0 if plan.shared is None else _sum_up(plan.tokens, places, counts, plan.shared[places].nonzero()[0])
+        counts /= total
+        counts *= _TARGET
+        counts /= plan.medians[places]
+        # What is not known, or counted under another gene, is 0 now.
+        order = falling(counts)
+        units = order[: self._most]
+        return _Ranked(plan.tokens[places[units]], units, len(counts) - len(order) - moved)
 
-    def _encoding(self, cell: Cell, tokens: Array, units: Array, added: int = 0) -> Encoding:
-        ids = np.concatenate((self._before, tokens, self._after))
-        ends = np.concatenate((np.full(len(self._before), NO_UNIT), units, np.full(len(self._after), NO_UNIT)))
-        known = int(np.count_nonzero(self._plans[cell.genes].known[cell.places]))
-        spans = np.repeat(ends, 2).reshape(-1, 2)
-        arrays, pads = {"input_ids": ids}, {"input_ids": self._pad}
-        return Encoding(arrays, pads, spans, len(cell.places) + added, len(cell.places) - known)
+    def _encoding(self, cell: Cell, ranked: _Ranked, added: int = 0) -> Encoding:
+        size = len(ranked.tokens) + len(self._ends)
+        ids, spans = np.empty(size, dtype=np.int64), np.empty((size, 2), dtype=np.int64)
+        genes = slice(self._first, self._first + len(ranked.tokens))
+        ids[genes] = ranked.tokens
+        spans[genes, 0] = spans[genes, 1] = ranked.units
+        for place, token in self._ends:
+            ids[place], spans[place] = token, NO_UNIT
+        length = len(cell.places) + added
+        return Encoding({"input_ids": ids}, {"input_ids": self._pad}, spans, length, ranked.unknown)
 
     def _token(self, plan: _Plan, gene: str) -> int:
         place = plan.places.get(gene)
@@ -167,28 +179,31 @@ class GeneformerTokenizer(Tokenizer):
 def _refuse_normalised(cell: Cell) -> None:
     if not cell.raw:
         raise DataError("holds values that were normalised before, and Geneformer reads raw counts: name their layer")
-    whole = np.rint(cell.values) == cell.values
-    if not whole.all():
-        odd = int(np.argmin(whole))
-        value = f"{cell.values[odd]:g} for '{cell.genes.names[cell.places[odd]]}'"
+    odd = np.rint(cell.values) != cell.values
+    if _any(odd):
+        first = int(odd.argmax())
+        value = f"{cell.values[first]:g} for '{cell.genes.names[cell.places[first]]}'"
         raise DataError(f"holds {value}, and Geneformer reads raw counts, which are whole numbers: name their layer")
 
 
-def _summed(tokens: Array, counts: Array, shared: Array) -> Array | slice:
-    """Give the first gene of each token the counts of all of them, in place, and return which genes [genes] stay.
+def _any(marks: Array) -> bool:
+    # That of numpy takes four times as long on arrays as short as these.
+    return bool(len(marks) and marks[marks.argmax()])
 
-    ``shared`` are the places of genes whose token others may share.
+
+def _sum_up(tokens: Array, places: Array, counts: Array, shared: Array) -> int:
+    """Give the first gene of each token, in place, the ``counts`` [expressed] of all of them; return how many have none now.
+
+    ``tokens`` [genes] are those at ``places`` [expressed], of which the ones at ``shared`` may have one in common.
     """
-    theirs = tokens[shared]
+    theirs = tokens[places[shared]]
     if len(set(theirs.tolist())) == len(theirs):
-        return slice(None)
+        return 0
     _, first, inverse = np.unique(theirs, return_index=True, return_inverse=True)
     sums = np.bincount(inverse, counts[shared])
-    stays = np.ones(len(tokens), dtype=bool)
-    stays[shared] = False
-    stays[shared[first]] = True
+    counts[shared] = 0
     counts[shared[first]] = sums
-    return stays
+    return len(shared) - len(first)
 
 
 def _units_of(asked: Array, tokens: Array) -> Array:
@@ -200,14 +215,14 @@ def _units_of(asked: Array, tokens: Array) -> Array:
 
 
 def falling(values: Array) -> Array:
-    """Return the order [values] of falling values above 0, in which equal ones stay as they were."""
-    if len(values) <= _PLACE:
+    """Return the order of the ``values`` above 0, falling, in which equal ones stay as they were; none may be below 0."""
+    if len(values) <= len(_PLACES):
         # Positive numbers fall as their bits do. The last of these make room for the place, so that plain numbers are
         # sorted, which is several times faster than sorting places by numbers, and ties come in order.
-        keys = ~values.view(np.int64) & ~np.int64(_PLACE) | np.arange(len(values))
+        keys = _PLACES[: len(values)] - (values.view(np.int64) & _ABOVE)
         keys.sort()
-        order: Array = keys & _PLACE
+        order: Array = keys[: keys.searchsorted(0)] & _PLACE
         ranked = values[order]
-        if (ranked[1:] <= ranked[:-1]).all():
+        if not _any(ranked[1:] > ranked[:-1]):
             return order
-    return np.argsort(-values, kind="stable")
+    return np.argsort(-values, kind="stable")[: np.count_nonzero(values)]

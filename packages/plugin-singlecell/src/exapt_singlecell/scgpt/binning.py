@@ -22,11 +22,8 @@ def binned(values: Array, bins: int) -> Array:
     """
     if not len(values):
         return np.empty(0, dtype=np.float32)
-    if values.max() < _COUNTED:
-        counts = values.astype(np.intp)
-        if (counts == values).all():
-            return _of_counts(counts, bins)
-    return _of_numbers(values, bins)
+    counts = np.maximum.reduce(values) < _COUNTED and not np.count_nonzero(np.rint(values) != values)
+    return _of_counts(values.astype(np.intp), bins) if counts else _of_numbers(values, bins)
 
 
 def _of_counts(counts: Array, bins: int) -> Array:
@@ -34,7 +31,7 @@ def _of_counts(counts: Array, bins: int) -> Array:
     places, share = _places(len(counts), bins - 1)
     edges = _edges(reached.searchsorted(places, "right").astype(np.float32), share)
     starts = np.concatenate((np.ceil(edges), np.floor(edges) + 1)).astype(np.intp)
-    return _middle(starts, len(reached)).take(counts)
+    return np.asarray(_middle(starts, len(reached))[counts])
 
 
 def _of_numbers(values: Array, bins: int) -> Array:

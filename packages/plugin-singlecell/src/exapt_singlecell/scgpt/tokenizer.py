@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,8 +19,7 @@ from exapt_singlecell.scgpt.files import Shape, Vocabulary, files, read_shape, r
 from exapt_singlecell.scgpt.genes import Symbols, read_gene_map
 
 
-@dataclass(frozen=True)
-class Expressed:
+class Expressed(NamedTuple):
     """What a model can read of a cell: tokens, bins and units, each [genes], in the order of its table.
 
     ``unknown`` counts the expressed genes that it cannot read.
@@ -35,6 +33,13 @@ class Expressed:
     def at(self, which: Array) -> Expressed:
         """Return some of the genes, by their places or by a mask."""
         return Expressed(self.tokens[which], self.bins[which], self.units[which], self.unknown)
+
+
+class _Plan(NamedTuple):
+    """What is the same for all cells of a table: ``tokens`` [genes], and whether several genes have one of them."""
+
+    tokens: Array
+    repeats: bool
 
 
 class ScgptTokenizer(Tokenizer):
@@ -66,7 +71,7 @@ class ScgptTokenizer(Tokenizer):
         self._symbols = Symbols(genes, read_gene_map(options))
         self._matcher = Matcher(self._symbols, genes)
         self._turn = _turns(vocabulary.ids)
-        self._repeats: WeakKeyDictionary[Genes, bool] = WeakKeyDictionary()
+        self._plans: WeakKeyDictionary[Genes, _Plan] = WeakKeyDictionary()
 
     def tally(self) -> Tally:
         """Return a tally of genes and counts that the vocabulary knows."""
@@ -108,18 +113,23 @@ class ScgptTokenizer(Tokenizer):
             raise DataError(f"scGPT knows no gene '{match.unmatched[0]}'; name genes by symbol, case and all")
         return np.unique(match.tokens)
 
+    def _plan(self, genes: Genes) -> _Plan:
+        plan = self._plans.get(genes)
+        if plan is None:
+            tokens = self._matcher.of(genes).tokens
+            known = tokens[tokens >= 0]
+            plan = self._plans[genes] = _Plan(tokens, len(np.unique(known)) < len(known))
+        return plan
+
     def _expressed(self, cell: Cell) -> Expressed:
         _refuse_values(cell)
-        match = self._matcher.of(cell.genes)
-        tokens, values = match.tokens.take(cell.places), cell.values
-        units = np.flatnonzero(tokens >= 0)
+        plan = self._plan(cell.genes)
+        tokens, values = plan.tokens[cell.places], cell.values
+        units = (tokens >= 0).nonzero()[0]
         unknown = len(tokens) - len(units)
         if unknown:
-            tokens, values = tokens.take(units), values.take(units)
-        if cell.genes not in self._repeats:
-            known = match.tokens[match.tokens >= 0]
-            self._repeats[cell.genes] = len(np.unique(known)) < len(known)
-        if self._repeats[cell.genes]:
+            tokens, values = tokens[units], values[units]
+        if plan.repeats:
             tokens, values, units = _merged(tokens, values, units, cell.raw)
         return Expressed(tokens, binned(values, self.bins), units, unknown)
 
@@ -133,7 +143,9 @@ class ScgptTokenizer(Tokenizer):
             turn = turn - expressed.bins.astype(np.int64) * len(self._turn)
         if first is not None:
             turn = np.where(first, turn.min() - len(self._turn) + self._turn[expressed.tokens], turn)
-        return expressed.at(np.sort(np.argpartition(turn, room - 1)[:room]))
+        # No two genes have one turn.
+        last = np.partition(turn, room - 1)[room - 1]
+        return expressed.at((turn <= last).nonzero()[0])
 
     def _encoding(self, expressed: Expressed, length: int) -> Encoding:
         count = len(expressed.tokens) + 1
@@ -146,7 +158,7 @@ class ScgptTokenizer(Tokenizer):
 
 
 def _refuse_values(cell: Cell) -> None:
-    if len(cell.values) and not (cell.values.min() > 0 and cell.values.max() < np.inf):
+    if len(cell.values) and not (np.minimum.reduce(cell.values) > 0 and np.maximum.reduce(cell.values) < np.inf):
         raise DataError("has values that are negative or no numbers; scGPT reads counts, or logarithms of 1 + counts")
 
 

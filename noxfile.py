@@ -12,11 +12,18 @@ import nox
 
 ROOT = Path(__file__).parent
 CONSTRAINTS = "constraints.txt"
-PACKAGES = ("packages/core", "packages/plugin-esm", "packages/plugin-dna", "examples/plugin-antiberty")
+PACKAGES = (
+    "packages/core",
+    "packages/plugin-esm",
+    "packages/plugin-dna",
+    "packages/plugin-singlecell",
+    "examples/plugin-antiberty",
+)
 TYPED = (
     "packages/core/src",
     "packages/plugin-esm/src",
     "packages/plugin-dna/src",
+    "packages/plugin-singlecell/src",
     "examples/plugin-antiberty",
     "noxfile.py",
 )
@@ -28,6 +35,7 @@ TOOLS = (
     "pytest",
     "pytest-cov",
     "pytest-xdist",
+    "scanpy",
     "scipy-stubs",
     "sphinx",
     "myst-parser",

@@ -9,7 +9,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from exapt.cli import cli
+from exapt.cli import _CORE, cli
 from exapt.cli.listing import shown_options
 from exapt.plugins import KINDS, Plugins
 from exapt.recipe import DataOptions, SplitOptions, TrainingOptions
@@ -36,7 +36,7 @@ def commands_page() -> str:
     lines += [
         "mistake that the message says how to mend, 1 for a fault of exapt or of a plugin, 130 after an interruption."
     ]
-    for words in ((), *((name,) for name in cli.list_commands(cli.make_context("exapt", [], resilient_parsing=True)))):
+    for words in ((), *((name,) for name in _CORE)):
         lines += ["", f"## {' '.join(('exapt', *words))}", "", "```text", help_of(*words), "```"]
     return "\n".join([*lines, ""])
 

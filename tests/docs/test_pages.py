@@ -11,6 +11,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pytest
 
@@ -19,11 +20,13 @@ from exapt import metrics, parts
 from exapt.plugins import current
 from exapt.recipe import DataOptions, HeadChoice, Recipe, SplitOptions, TrainingOptions, read_recipe
 from exapt.resolve import resolve
+from singlecell.published_models import geneformer_on_hub, scgpt_folder
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 WARM = Path(__file__).with_name("warm.py")
 GOLDEN = ROOT / "tests" / "golden"
+CELLS = ROOT / "examples" / "data" / "cells.h5ad"
 TINY = GOLDEN / "esm2" / "given" / "model"
 DNA = {"dnabert": GOLDEN / "dnabert" / "given" / "model", "hyenadna": GOLDEN / "hyenadna" / "given" / "hf"}
 # The page of the first plugin has a test of its own, which installs what it writes.
@@ -35,6 +38,7 @@ PAGES = [
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 KEPT_ROWS = {"train": 60, "valid": 50, "test": 20}
+KEPT_CELLS = {"train": 30, "valid": 9, "test": 21}
 
 
 def text_of(page):
@@ -66,6 +70,14 @@ def thin(table, into):
         csv.writer(file, lineterminator="\n").writerows([header, *kept])
 
 
+def thin_cells(table, into):
+    """Keep a few cells of each part, evenly drawn."""
+    cells = anndata.read_h5ad(table)
+    parts = {part: np.flatnonzero(cells.obs["split"] == part) for part in KEPT_CELLS}
+    kept = [rows[np.linspace(0, len(rows) - 1, KEPT_CELLS[part]).astype(int)] for part, rows in parts.items()]
+    cells[np.sort(np.concatenate(kept))].write_h5ad(into)
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
@@ -90,16 +102,24 @@ def programs():
 
 
 def hub(folder):
-    """Return a cache of the hub that holds a tiny model of the same family under the name that pages use."""
+    """Return a cache of the hub that holds a tiny model of the same family under each name that pages use."""
     checkpoint = current().checkpoint("nt-v2-50m")[1]
     snapshots = folder / f"models--{checkpoint.source.replace('/', '--')}" / "snapshots"
     snapshots.mkdir(parents=True)
     (snapshots / checkpoint.revision).symlink_to(GOLDEN / "nucleotide_transformer" / "v2" / "given" / "model")
+    geneformer_on_hub(folder, CELLS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scgpt(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scgpt") / "model"
+    scgpt_folder(folder, CELLS)
     return folder
 
 
 @pytest.fixture
-def work(tmp_path, cache, monkeypatch):
+def work(tmp_path, cache, scgpt, monkeypatch):
     (tmp_path / "examples" / "data").mkdir(parents=True)
     (tmp_path / "tiny-esm2").symlink_to(TINY)
     for family in ("dnabert", "hyenadna"):
@@ -107,6 +127,8 @@ def work(tmp_path, cache, monkeypatch):
     (tmp_path / "examples" / "germline.toml").symlink_to(ROOT / "examples" / "germline.toml")
     thin(ROOT / "examples" / "data" / "germline_v.csv", tmp_path / "examples" / "data" / "germline_v.csv")
     thin(ROOT / "examples" / "data" / "lac_promoter.csv", tmp_path / "examples" / "data" / "lac_promoter.csv")
+    thin_cells(CELLS, tmp_path / "examples" / "data" / "cells.h5ad")
+    (tmp_path / "scGPT_human").symlink_to(scgpt)
     for name in ("new_genes.fasta", "lac_reference.fasta", "lac_variants.vcf"):
         (tmp_path / "examples" / "data" / name).symlink_to(ROOT / "examples" / "data" / name)
     monkeypatch.chdir(tmp_path)
@@ -247,6 +269,7 @@ PACKAGES = {
     "exapt": "packages/core",
     "exapt-esm": "packages/plugin-esm",
     "exapt-dna": "packages/plugin-dna",
+    "exapt-singlecell": "packages/plugin-singlecell",
     "exapt-antiberty": "examples/plugin-antiberty",
 }
 

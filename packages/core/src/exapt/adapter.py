@@ -43,10 +43,18 @@ def learned_files(model: Model) -> dict[str, dict[str, Tensor]]:
     if rest:
         state = backbone_state(model.backbone)
         files[BACKBONE] = {canonical(name): state[name] for name in rest}
-    return {
-        file: {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        for file, tensors in files.items()
-    }
+    return {file: _apart(tensors) for file, tensors in files.items()}
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU, each in memory of its own: safetensors holds no tensor under two names, a tied head does."""
+    own: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        own[name] = plain.clone() if plain.data_ptr() in places else plain
+        places.add(plain.data_ptr())
+    return own
 
 
 def canonical(name: str) -> str:

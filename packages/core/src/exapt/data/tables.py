@@ -97,7 +97,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """Say it, one sentence a line."""
-        said = [f"{self.name}: {_rows(self.rows)}", *(f"{self.name}: {line}" for line in self.told)]
+        said = [f"{self.name}: {_rows(self.rows)}", *self.told]
         if self.dropped:
             said.append(
                 f"{self.name}: {_rows(len(self.dropped))} dropped for want of a label, first id '{self.dropped[0]}'"

@@ -92,7 +92,7 @@ class GeneformerTokenizer(Tokenizer):
         self.special = frozenset(token for name, token in tokens.items() if name.startswith("<"))
         self._pad = tokens["<pad>"]
         self._ends = [(place, tokens[name]) for place, name in ((0, "<cls>"), (-1, "<eos>")) if name in tokens]
-        self._first = int("<cls>" in tokens)
+        self._inside = slice(int("<cls>" in tokens), -1 if "<eos>" in tokens else None)
         self._most = size - len(self._ends)
         self._min_kept = min_kept
         self._finder = GeneFinder(dictionaries)
@@ -158,9 +158,8 @@ class GeneformerTokenizer(Tokenizer):
     def _encoding(self, cell: Cell, ranked: _Ranked, added: int = 0) -> Encoding:
         size = len(ranked.tokens) + len(self._ends)
         ids, spans = np.empty(size, dtype=np.int64), np.empty((size, 2), dtype=np.int64)
-        genes = slice(self._first, self._first + len(ranked.tokens))
-        ids[genes] = ranked.tokens
-        spans[genes, 0] = spans[genes, 1] = ranked.units
+        ids[self._inside] = ranked.tokens
+        spans[self._inside, 0] = spans[self._inside, 1] = ranked.units
         for place, token in self._ends:
             ids[place], spans[place] = token, NO_UNIT
         length = len(cell.places) + added
@@ -219,9 +218,11 @@ def falling(values: Array) -> Array:
     if len(values) <= len(_PLACES):
         # Positive numbers fall as their bits do. The last of these make room for the place, so that plain numbers are
         # sorted, which is several times faster than sorting places by numbers, and ties come in order.
-        keys = _PLACES[: len(values)] - (values.view(np.int64) & _ABOVE)
+        keys: Array = values.view(np.int64) & _ABOVE
+        np.subtract(_PLACES[: len(values)], keys, out=keys)
         keys.sort()
-        order: Array = keys[: keys.searchsorted(0)] & _PLACE
+        order = keys[: keys.searchsorted(0)]
+        order &= _PLACE
         ranked = values[order]
         if not _any(ranked[1:] > ranked[:-1]):
             return order

@@ -80,7 +80,8 @@ class ScgptTokenizer(Tokenizer):
     def encode(self, value: Any) -> Encoding:
         """Encode one cell; raises ``DataError`` for values that are negative or no numbers."""
         cell = Cell.of(value)
-        expressed = self._expressed(cell)
+        # A cell on its own, such as a probe, may know none; a table that does is taken for one of other names.
+        expressed = self._expressed(cell, needed=cell is value)
         return self._encoding(self._chosen(expressed), len(cell.places))
 
     def perturbed(self, cell: Any, genes: Sequence[str], how: Literal["delete", "overexpress"]) -> Encoding:
@@ -96,6 +97,8 @@ class ScgptTokenizer(Tokenizer):
         if how == "delete":
             chosen = self._chosen(expressed)
             return self._encoding(chosen.at(~np.isin(chosen.tokens, asked)), len(cell.places))
+        if how != "overexpress":
+            raise DataError(f"there is no way '{how}' to perturb a cell; the ways are delete and overexpress")
         new = asked[~np.isin(asked, expressed.tokens)]
         units = len(cell.places) + len(new)
         tokens = np.concatenate((expressed.tokens, new))
@@ -113,17 +116,17 @@ class ScgptTokenizer(Tokenizer):
             raise DataError(f"scGPT knows no gene '{match.unmatched[0]}'; name genes by symbol, case and all")
         return np.unique(match.tokens)
 
-    def _plan(self, genes: Genes) -> _Plan:
+    def _plan(self, genes: Genes, needed: bool) -> _Plan:
         plan = self._plans.get(genes)
         if plan is None:
-            tokens = self._matcher.of(genes).tokens
+            tokens = self._matcher.of(genes, needed).tokens
             known = tokens[tokens >= 0]
             plan = self._plans[genes] = _Plan(tokens, len(np.unique(known)) < len(known))
         return plan
 
-    def _expressed(self, cell: Cell) -> Expressed:
+    def _expressed(self, cell: Cell, needed: bool = True) -> Expressed:
         _refuse_values(cell)
-        plan = self._plan(cell.genes)
+        plan = self._plan(cell.genes, needed)
         tokens, values = plan.tokens[cell.places], cell.values
         units = (tokens >= 0).nonzero()[0]
         unknown = len(tokens) - len(units)

@@ -4,11 +4,12 @@ import json
 import re
 
 import anndata
+import h5py
 import numpy as np
 import torch
-from scipy import sparse
 from click.testing import CliRunner
 from safetensors.torch import save_file
+from scipy import sparse
 from transformers import BertConfig, BertForMaskedLM
 
 from exapt.cli import cli
@@ -17,11 +18,11 @@ from singlecell.geneformer_models import write
 from singlecell.scgpt_models import Stock
 
 FAMILIES = ("geneformer-v1", "geneformer-v2", "scgpt")
-LENGTH = 96
+LENGTH = 80
 """The most tokens of a cell that the models take."""
-GENES = 400
+GENES = 120
 PARTS = {"train": 40, "valid": 10, "test": 20}
-_WIDTH, _BEFORE = 32, {1: ("<pad>", "<mask>"), 2: ("<pad>", "<mask>", "<cls>", "<eos>")}
+_WIDTH, _BEFORE = 48, {1: ("<pad>", "<mask>"), 2: ("<pad>", "<mask>", "<cls>", "<eos>")}
 
 
 def table(name="sc_scmark2k"):
@@ -41,6 +42,21 @@ def few(adata, parts=PARTS, genes=GENES):
 def written(path, adata, **how):
     """Write a table, compressed unless told otherwise."""
     adata.write_h5ad(path, **{"compression": "gzip"} | how)
+    return path
+
+
+def cell_ranger(path, adata):
+    """Write the cells as Cell Ranger 3 does, their genes by symbol alone."""
+    held = sparse.csr_matrix(adata.X.astype(np.int32))
+    count = adata.n_vars
+    features = {"id": [f"id{place}" for place in range(count)], "name": list(adata.var_names)}
+    features |= {"feature_type": ["Gene Expression"] * count, "genome": ["GRCh38"] * count}
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        group["data"], group["indices"], group["indptr"] = held.data, held.indices, held.indptr
+        group["shape"], group["barcodes"] = held.shape[::-1], np.array(adata.obs_names, dtype="S18")
+        for name, words in features.items():
+            group[f"features/{name}"] = np.array(words, dtype="S256")
     return path
 
 

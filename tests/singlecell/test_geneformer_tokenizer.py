@@ -135,6 +135,21 @@ def test_cells_that_are_not_raw_counts(counts, raw, message):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_counts_that_are_no_numbers(value):
+    odd = Cell(Genes(tuple(GENES[:2])), np.array([0, 1]), np.array([1, value], dtype=np.float32))
+    with pytest.raises(DataError) as caught:
+        tokenizer().encode(odd)
+    assert str(caught.value) == "has counts that are no numbers"
+
+
+@pytest.mark.parametrize("kind", ["i4", "i8", "f8"])
+def test_counts_of_any_type(kind):
+    table = Genes(tuple(GENES[:3]))
+    of_type = Cell(table, np.array([0, 1, 2]), np.array([2, 5, 3], dtype=kind))
+    assert ids(tokenizer().encode(of_type)) == ids(tokenizer().encode(Cell.from_dense(table, [2, 5, 3])))
+
+
 def test_what_is_no_cell():
     with pytest.raises(DataError) as caught:
         tokenizer().encode("MKT")

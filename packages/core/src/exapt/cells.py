@@ -38,6 +38,11 @@ class Genes:
         return len(self.names)
 
     @cached_property
+    def serialised(self) -> bytes:
+        """The names as JSON; Arrow asks for them whenever it gives a column's type back."""
+        return json.dumps(self.names).encode()
+
+    @cached_property
     def digest(self) -> str:
         """The sha256 of the names, in hexadecimal."""
         return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
@@ -106,8 +111,7 @@ def _short(value: Any) -> str:
 # Arrow forgets the type that it was given and makes another of its serialised form; cells of one table share their genes.
 @lru_cache(maxsize=8)
 def _from_arrow(serialised: bytes) -> tuple[Genes, bool]:
-    raw, names = json.loads(serialised)
-    return Genes(tuple(names)), raw
+    return Genes(tuple(json.loads(serialised[1:]))), serialised[:1] == b"1"
 
 
 class CellType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no types of its own
@@ -119,7 +123,7 @@ class CellType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no types 
         super().__init__(storage, "exapt.cell")
 
     def __arrow_ext_serialize__(self) -> bytes:
-        return json.dumps([self.raw, self.genes.names]).encode()
+        return b"1" + self.genes.serialised if self.raw else b"0" + self.genes.serialised
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> CellType:

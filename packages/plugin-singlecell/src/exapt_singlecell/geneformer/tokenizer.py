@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -70,14 +70,6 @@ class _Plan:
         return {name: place for place, name in enumerate(self.names)}
 
 
-class _Ranked(NamedTuple):
-    """The ``tokens`` [kept genes] of a cell by falling rank, the unit of each, and how many genes are not known."""
-
-    tokens: Array
-    units: Array
-    unknown: int
-
-
 class GeneformerTokenizer(Tokenizer):
     """The known genes of a cell, by falling count over median (Theodoris et al. 2023, doi:10.1038/s41586-023-06139-9).
 
@@ -90,7 +82,7 @@ class GeneformerTokenizer(Tokenizer):
         tokens = self.vocabulary = dictionaries.tokens
         self.mask = tokens["<mask>"]
         self.special = frozenset(token for name, token in tokens.items() if name.startswith("<"))
-        self._pad = tokens["<pad>"]
+        self._pads = {"input_ids": tokens["<pad>"]}
         self._ends = [(place, tokens[name]) for place, name in ((0, "<cls>"), (-1, "<eos>")) if name in tokens]
         self._inside = slice(int("<cls>" in tokens), -1 if "<eos>" in tokens else None)
         self._most = size - len(self._ends)
@@ -109,7 +101,9 @@ class GeneformerTokenizer(Tokenizer):
     def encode(self, value: Any) -> Encoding:
         """Encode one cell; raises ``DataError`` unless it holds raw counts, and if its table has no gene of the model's."""
         cell = Cell.of(value)
-        return self._encoding(cell, self._ranked(cell, self._plan(cell.genes, needed=cell is value)))
+        plan = self._plan(cell.genes, needed=cell is value)
+        units, places, unknown = self._ranked(cell, plan)
+        return self._encoding(cell, plan.tokens, places, units, unknown)
 
     def perturbed(self, cell: Any, genes: Sequence[str], how: Literal["delete", "overexpress"]) -> Encoding:
         """Encode a cell without some genes, or with them in front of all others, in the order in which they are given.
@@ -120,18 +114,18 @@ class GeneformerTokenizer(Tokenizer):
         """
         whole = Cell.of(cell)
         plan = self._plan(whole.genes, needed=False)
-        ranked = self._ranked(whole, plan)
+        units, places, unknown = self._ranked(whole, plan)
+        tokens = plan.tokens[places]
         asked = np.array(list(dict.fromkeys(self._token(plan, gene) for gene in genes)), dtype=np.int64)
-        stay = ~np.isin(ranked.tokens, asked)
-        tokens, units = ranked.tokens[stay], ranked.units[stay]
-        if how == "delete":
-            return self._encoding(whole, _Ranked(tokens, units, ranked.unknown))
-        if how != "overexpress":
+        stay = ~np.isin(tokens, asked)
+        tokens, units, added = tokens[stay], units[stay], 0
+        if how == "overexpress":
+            fronts = _units_of(asked, plan.tokens[whole.places])
+            added = int((fronts >= len(whole.places)).sum())
+            tokens, units = (np.concatenate(pair)[: self._most] for pair in ((asked, tokens), (fronts, units)))
+        elif how != "delete":
             raise DataError(f"there is no way '{how}' to perturb a cell; the ways are delete and overexpress")
-        fronts = _units_of(asked, plan.tokens[whole.places])
-        added = int((fronts >= len(whole.places)).sum())
-        tokens, units = (np.concatenate(pair)[: self._most] for pair in ((asked, tokens), (fronts, units)))
-        return self._encoding(whole, _Ranked(tokens, units, ranked.unknown), added)
+        return self._encoding(whole, tokens, np.arange(len(tokens)), units, unknown, added)
 
     def _plan(self, genes: Genes, needed: bool) -> _Plan:
         plan = self._plans.get(genes)
@@ -141,11 +135,14 @@ class GeneformerTokenizer(Tokenizer):
             plan = self._plans[genes] = _Plan(genes.names, tokens, medians)
         return plan
 
-    def _ranked(self, cell: Cell, plan: _Plan) -> _Ranked:
+    def _ranked(self, cell: Cell, plan: _Plan) -> tuple[Array, Array, int]:
+        """Return the units and the places [kept genes] of a cell by falling rank, and how many of its genes are not known."""
         _refuse_normalised(cell)
         places, counts = cell.places.astype(np.intp), cell.values.astype(np.float64)
         # Whole numbers have the same sum in any order.
         total = np.add.reduce(counts) or 1.0
+        if not total < np.inf:
+            raise DataError("has counts that are no numbers")
         moved = 0 if plan.shared is None else _sum_up(plan.tokens, places, counts, plan.shared[places].nonzero()[0])
         counts /= total
         counts *= _TARGET
@@ -153,17 +150,19 @@ class GeneformerTokenizer(Tokenizer):
         # What is not known, or counted under another gene, is 0 now.
         order = falling(counts)
         units = order[: self._most]
-        return _Ranked(plan.tokens[places[units]], units, len(counts) - len(order) - moved)
+        return units, places[units], len(counts) - len(order) - moved
 
-    def _encoding(self, cell: Cell, ranked: _Ranked, added: int = 0) -> Encoding:
-        size = len(ranked.tokens) + len(self._ends)
+    def _encoding(
+        self, cell: Cell, tokens: Array, which: Array, units: Array, unknown: int, added: int = 0
+    ) -> Encoding:
+        size = len(which) + len(self._ends)
         ids, spans = np.empty(size, dtype=np.int64), np.empty((size, 2), dtype=np.int64)
-        ids[self._inside] = ranked.tokens
-        spans[self._inside, 0] = spans[self._inside, 1] = ranked.units
+        # With another mode numpy would take them to a buffer first, lest some be missing.
+        tokens.take(which, out=ids[self._inside], mode="clip")
+        spans[self._inside, 0] = spans[self._inside, 1] = units
         for place, token in self._ends:
             ids[place], spans[place] = token, NO_UNIT
-        length = len(cell.places) + added
-        return Encoding({"input_ids": ids}, {"input_ids": self._pad}, spans, length, ranked.unknown)
+        return Encoding({"input_ids": ids}, self._pads, spans, len(cell.places) + added, unknown)
 
     def _token(self, plan: _Plan, gene: str) -> int:
         place = plan.places.get(gene)
@@ -178,16 +177,15 @@ class GeneformerTokenizer(Tokenizer):
 def _refuse_normalised(cell: Cell) -> None:
     if not cell.raw:
         raise DataError("holds values that were normalised before, and Geneformer reads raw counts: name their layer")
-    odd = np.rint(cell.values) != cell.values
-    if _any(odd):
+    rounded = np.rint(cell.values)
+    # Bytes are compared several times as fast as numbers; of another type they may differ where the numbers do not.
+    if rounded.tobytes() == cell.values.tobytes():
+        return
+    odd = rounded != cell.values
+    if odd.any():
         first = int(odd.argmax())
         value = f"{cell.values[first]:g} for '{cell.genes.names[cell.places[first]]}'"
         raise DataError(f"holds {value}, and Geneformer reads raw counts, which are whole numbers: name their layer")
-
-
-def _any(marks: Array) -> bool:
-    # That of numpy takes four times as long on arrays as short as these.
-    return bool(len(marks) and marks[marks.argmax()])
 
 
 def _sum_up(tokens: Array, places: Array, counts: Array, shared: Array) -> int:
@@ -224,6 +222,7 @@ def falling(values: Array) -> Array:
         order = keys[: keys.searchsorted(0)]
         order &= _PLACE
         ranked = values[order]
-        if not _any(ranked[1:] > ranked[:-1]):
+        rises = ranked[1:] > ranked[:-1]
+        if not (len(rises) and rises[rises.argmax()]):
             return order
     return np.argsort(-values, kind="stable")[: np.count_nonzero(values)]

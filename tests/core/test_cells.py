@@ -2,6 +2,7 @@
 both sides of a split.
 """
 
+import hashlib
 import json
 import textwrap
 
@@ -9,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from exapt import DataError, OutputError
+from exapt import DataError, OutputError, ReaderSpec, hookimpl
 from exapt.cells import Cell, CellType, Genes, cell_column, cells_of
 from exapt.data.files import open_table, open_writer, table_sha256
+from exapt.testing import inline
 
 PLUGIN = textwrap.dedent(
     """
@@ -211,6 +213,31 @@ def test_a_folder_is_a_table_where_a_reader_knows_it(cells, tmp_path):
     before = table_sha256(folder)
     (folder / "plate.cells").write_text("{}")
     assert table_sha256(folder) != before
+
+
+def test_the_hash_of_a_table_is_that_of_all_its_files(tmp_path):
+    class Pairs:
+        exapt_api = 1
+
+        @staticmethod
+        @hookimpl
+        def exapt_readers():
+            facts = {"suffixes": (".pairs",), "build": lambda options, path: []}
+            yield ReaderSpec(
+                name="pairs", summary="Two files.", files=lambda path: [path, path.with_suffix(".names")], **facts
+            )
+
+    table, names, other = (tmp_path / name for name in ("t.pairs", "t.names", "t.else"))
+    for path in (table, names, other):
+        path.write_text("one")
+    with inline(Pairs):
+        before = table_sha256(table)
+        assert table_sha256(other.rename(tmp_path / "else"), "csv") == hashlib.sha256(b"one").hexdigest()
+        names.write_text("two")
+        assert table_sha256(table) != before
+        names.unlink()
+        with pytest.raises(DataError, match=r"^there is no file '.*t\.names'\.$"):
+            table_sha256(table)
 
 
 def test_an_empty_cell_is_kept_and_marked(cells, exapt, tmp_path):

@@ -144,7 +144,11 @@ def test_evaluate_by_a_column(exapt, adapter, data):
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["metric", "all", "split=test", "split=train", "split=valid"]
     assert lines[1].split() == ["rows", "120", "20", "80", "20"]
-    assert done.stderr == "peptides.csv: 120 rows\n"
+    assert done.stderr == (
+        "peptides.csv: 120 rows\n"
+        "peptides.csv is the table that was learned from: 80 of its 120 rows are training rows, which flatter; measure rows "
+        "that were held out (--part test does)\n"
+    )
     said = json.loads(exapt(*words, "--json").stdout)
     parts = [said[f"split={part}"] for part in ("test", "train", "valid")]
     assert sum(part["accuracy"] * part["rows"] for part in parts) == pytest.approx(said["all"]["accuracy"] * 120)

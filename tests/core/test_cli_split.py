@@ -133,6 +133,26 @@ def test_the_table_itself_is_not_written_over(exapt, table, tmp_path):
     assert not both.exists()
 
 
+def test_what_stands_on_both_sides_is_told_of_named_columns(exapt, table, tmp_path):
+    words = ("split", table, "--fractions", "0.5,0.25,0.25", "--origins", "chrom")
+    assert exapt(*words, "-o", tmp_path / "torn.csv").stderr.splitlines()[1:] == [
+        "5 of 5 values of 'chrom' in valid stand in train too: 'chr0', 'chr1', 'chr2', ...; --group chrom keeps them apart",
+        "5 of 5 values of 'chrom' in test stand in train too: 'chr0', 'chr1', 'chr2', ...; --group chrom keeps them apart",
+        f"80 rows in {tmp_path / 'torn.csv'}",
+    ]
+    told = exapt(*words, "--group", "chrom", "-o", tmp_path / "whole.csv").stderr.splitlines()
+    assert "no value of 'chrom' stands in train and in a later part (5 values)" in told
+
+
+def test_a_table_to_which_no_column_can_be_added_needs_a_place(exapt, table):
+    before = table.read_bytes()
+    assert exapt("split", table, code=2).stderr == f"exapt: say with -o which file the parts of '{table}' go to\n"
+    assert exapt("split", table, "--set", "layer=raw", "-o", "out.csv", code=2).stderr == (
+        "exapt: there are options of the reader here, not of 'layer': --set reader.KEY=VALUE\n"
+    )
+    assert table.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,8 @@ def test_a_note_beside_the_features_says_what_they_are(table):
     (folder,) = kept()
     note = json.loads((folder / "key.json").read_text())
     assert note["key"]["reading"] == "mean"
-    assert note["key"]["code"]["exapt-esm"] == exapt.__version__
+    assert note["key"]["code"]["exapt"] == exapt.__version__
+    assert note["key"]["code"]["exapt-esm"] == version("exapt-esm")
     assert note["sha256"].keys() == {"vectors.npy"}
     assert str(Path(MODEL).parent) not in json.dumps(note)
 

@@ -323,7 +323,7 @@ def test_variants_are_scored_by_what_was_learned(exapt, refused, unlabelled, dat
     assert by_adapter.splitlines()[0] == by_backbone.splitlines()[0]
     assert by_adapter != by_backbone
     assert refused("score", table) == "give --backbone, or --adapter: one of them"
-    assert refused("score", table, "--adapter", tmp_path / "lm", "--set", "tokenizer.max_unknown=1") == (
+    assert refused("score", table, "--adapter", tmp_path / "lm", "--set", "backbone.windows=pool") == (
         "an adapter has the options of its backbone and tokenizer already: only scorer can be set"
     )
 

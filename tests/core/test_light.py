@@ -25,6 +25,8 @@ LIGHT = {
     "exapt.recipe",
     "exapt.resolve",
     "exapt.manifest",
+    "exapt.places",
+    "exapt.settings",
     "exapt.data",
     "exapt.data.labels",
     "exapt.builtin",
@@ -39,6 +41,7 @@ LIGHT = {
 ARROWS = (
     {"exapt.errors", "exapt.events"},
     {"exapt.specs", "exapt.hookspecs", "exapt.installed", "exapt.data.labels", "exapt.manifest"},
+    {"exapt.places", "exapt.settings"},
     {"exapt.plugins", "exapt.recipe", *(name for name in LIGHT if name.startswith("exapt.builtin."))},
     {"exapt.resolve"},
 )

@@ -66,11 +66,6 @@ def test_the_valid_part_has_several_names(word):
     assert (parts.train.tolist(), parts.valid.tolist(), parts.test.tolist()) == ([2], [1], [0])
 
 
-def test_the_column_wins_over_the_groups(peptides):
-    named = split(SplitOptions(column="split", group="cluster"), peptides, None, 0)
-    assert named.train.tolist() == split(SplitOptions(column="split"), peptides, None, 0).train.tolist()
-
-
 WRITE = "write train, valid or test, or say with valid and test which values are held out."
 
 

@@ -167,3 +167,16 @@ def test_what_is_in_the_cache_is_taken_without_asking_the_hub(tmp_path, monkeypa
 
     monkeypatch.setattr("huggingface_hub.file_download._get_metadata_or_catch_error", no_network)
     assert [name for name, _ in Files("owner/tiny", revision, "tiny", "Tiny").tensors()] == ["a"]
+
+
+@pytest.mark.parametrize("level", ["model_state_dict", "state_dict"])
+def test_the_tensors_of_a_trainers_checkpoint(level, tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"epoch": 3, level: {"a": torch.ones(2)}, "optimizer": {"state": [torch.zeros(1)]}}, path)
+    assert {name: tensor.tolist() for name, tensor in read_tensors(path).items()} == {"a": [1, 1]}
+    torch.save({level: {"a": 1.5}}, path)
+    assert refused(read_tensors, path) == f"'{path}' holds something else than tensors by name"
+    torch.save({level: {"a": print}}, path)
+    assert refused(read_tensors, path) == (
+        f"'{path}' asks for 'print' to be run, which exapt does not do; take the weights as safetensors"
+    )

@@ -10,6 +10,7 @@ import torch
 
 import exapt
 from exapt import AugmentationSpec, hookimpl
+from exapt.building import Tallies
 from exapt.data.batching import collate
 from exapt.data.splits import Split
 from exapt.data.tables import Examples
@@ -213,7 +214,7 @@ def test_scored_windows_are_rows_of_their_own_with_their_places(exapt, windowed,
 def test_windows_of_one_row_stay_in_its_part():
     ids, values = ["a", "b", "c"], ["M" * 20, "K" * 5, "A" * 30]
     examples = Examples(ids, {"sequence": values}, {"head": [1, 2, 3]}, pa.table({"id": ids, "sequence": values}))
-    table = Table(examples, Split(np.array([0]), np.array([1]), np.array([2])), (), {})
+    table = Table(examples, Split(np.array([0]), np.array([1]), np.array([2])), (), {}, {}, Tallies(Letters()))
     cuts = Cuts.of([encoding(len(value)) for value in values], 10, 0.25)
     cut_up = table.cut_up(cuts, ["sequence"])
     for part, letter, label in (("train", "M", 1), ("valid", "K", 2), ("test", "A", 3)):

@@ -177,6 +177,18 @@ class PlacesRead(Genes):
 
 
 CELLS = ({"genes": ["A", "B", "C"], "counts": [2, 0, 1]}, {"genes": ["C", "D"], "counts": [1, 5]})
+
+
+class NamesForgotten(Letters):
+    def unit_names(self, value):
+        return list(value) if value.startswith("M") else None
+
+
+class NamesOfTokens(Letters):
+    def unit_names(self, value):
+        return ["<cls>", *value]
+
+
 CELL_FAULTS = [
     (StrangersForgotten, "genes-counted: input 0 with a gene that is not known counts 0 unknown in 3 units"),
     (UnitsOfTheTable, "genes-counted: input 0 expresses 2 genes, but has 3 units"),
@@ -193,6 +205,8 @@ FAULTS = [
     (RunsCollapsed, "units-covered: input 2 has 7 letters, but 5 units"),
     (BeyondTheEnd, "units-covered: input 0 has a token on units 10 to 10 of 10"),
     (Backwards, "units-covered: input 0 has a token on units 8 to 8 after one on 9 to 9"),
+    (NamesForgotten, "units-named: the units of input 1 have no names, but those of others have"),
+    (NamesOfTokens, "units-named: input 0 has 11 names for 10 units"),
     (LettersMerged, "letters-told-apart: input 0 reads the same with 'K' and with 'R' at position 6"),
     (StrangeSwallowed, "strange-letters-counted: input 0 with '?' at position 6 is read with 0 unknown units"),
     (

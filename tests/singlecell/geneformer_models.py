@@ -95,6 +95,11 @@ def write(folder, found, suffix="", ending=".pkl"):
         path.write_bytes(pickle.dumps(content) if ending == ".pkl" else json.dumps(content).encode())
 
 
+def read_pickle(path):
+    """Return a dictionary that these tests have written."""
+    return pickle.loads(path.read_bytes())
+
+
 def bare(folder):
     """Take all dictionaries out of a folder."""
     for stem in STEMS:

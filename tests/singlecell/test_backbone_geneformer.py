@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from exapt import DataError
 from exapt.builtin.language import MaskedOptions, _build_masked
@@ -258,7 +258,7 @@ def test_what_is_in_the_file_twice_may_be_there_once(copy, version):
 
 
 @pytest.mark.parametrize(
-    "name", ["bert.encoder.layer.2.output.dense.bias", "classifier.weight", "cls.seq_relationship.bias"]
+    "name", ["bert.encoder.layer.2.output.dense.bias", "classifiers.weight", "cls.seq_relationship.bias"]
 )
 def test_a_tensor_that_geneformer_does_not_have(name, copy):
     copy.save({name: torch.zeros(32)} | copy.tensors)
@@ -300,6 +300,45 @@ def test_a_checkpoint_without_its_language_model(copy):
     assert backbone.language is None
     words = copy.tensors["bert.embeddings.word_embeddings.weight"]
     assert torch.equal(backbone.bert.embeddings.word_embeddings.weight, words)
+
+
+@pytest.mark.parametrize("stock", [BertForSequenceClassification, BertForTokenClassification])
+def test_a_fine_tuned_model_is_read_without_its_classifier(stock, copy, version, backbone):
+    torch.manual_seed(0)
+    tuned = stock(BertConfig.from_pretrained(copy.folder, num_labels=3)).eval()
+    tuned.bert.load_state_dict(backbone.bert.state_dict(), strict=False)
+    copy.save(dict(tuned.state_dict()))
+    found = built(copy.folder)
+    assert found.notes == ["2 tensors of the checkpoint are not read: classifier 2"]
+    assert found.language is None
+    batch = batch_of(version)
+    with torch.inference_mode():
+        ours, theirs = (each(batch).hidden for each in (found, backbone))
+    assert torch.equal(ours, theirs)
+    assert backbone.notes == []
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("bare", [False, True])
+def test_names_behind_those_of_wrappers(wrapper, bare, copy, backbone):
+    kept = {
+        name.removeprefix("bert.") if bare else name: tensor
+        for name, tensor in copy.tensors.items()
+        if name.startswith("bert.") or not bare
+    }
+    copy.save({f"{wrapper}{name}": tensor for name, tensor in kept.items()})
+    found = built(copy.folder)
+    states = found.state_dict()
+    assert (found.language is None) == bare
+    assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in states.items())
+
+
+@pytest.mark.parametrize("level", ["model_state_dict", "state_dict"])
+def test_tensors_one_level_down(level, copy, backbone):
+    copy.file.unlink()
+    torch.save({"epoch": 2, level: copy.tensors, "optimizer": [1, 2]}, copy.folder / "pytorch_model.bin")
+    states = built(copy.folder).state_dict()
+    assert all(torch.equal(value, states[name]) for name, value in backbone.state_dict().items())
 
 
 @pytest.mark.parametrize(

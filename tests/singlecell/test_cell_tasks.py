@@ -1,6 +1,7 @@
 """Tasks on real cells, from an h5ad to answers: types, numbers, genes, pretraining, and splits by donor."""
 
 import json
+import re
 
 import anndata
 import numpy as np
@@ -13,8 +14,9 @@ from exapt import DataError
 from exapt.cells import cells_of
 from singlecell.answering_models import check_kept, listed, slots
 from singlecell.cell_tables import read
-from singlecell.real_cells import FAMILIES, few, model, recipe, refused, said, table, written
+from singlecell.real_cells import FAMILIES, LENGTH, few, recipe, refused, said, table, written
 
+pytestmark = pytest.mark.usefixtures("caches")
 both = pytest.mark.parametrize("family", ["geneformer-v2", "scgpt"])
 TYPE = {"name": "sequence-classification", "label": "cell_type"}
 LORA = {"name": "lora", "rank": 8}
@@ -31,18 +33,6 @@ PRETRAINING = [
     ("scgpt", "masked-expression", "rmse", 0.6),
 ]
 LATE = "Macrophages"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _caches(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("cells")
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +60,6 @@ def cells():
 @pytest.fixture(scope="module")
 def path(cells, folder):
     return written(folder / "cells.h5ad", cells)
-
-
-@pytest.fixture(scope="module")
-def models(cells, folder):
-    return {family: model(family, folder / family, cells) for family in FAMILIES}
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +102,36 @@ def test_each_gene_of_a_cell_is_labelled(family, cells, path, models, folder):
     assert learned.metrics["test"]["balanced_accuracy"] > 0.5
     said("predict", out, path, "-o", answers)
     told = pyarrow.parquet.read_table(answers)
-    expressed = np.diff(cells.X.indptr).tolist()
-    assert [len(genes) for genes in told["prediction"].to_pylist()] == expressed
-    assert [len(genes) for genes in told["probability_MT"].to_pylist()] == expressed
+    assert told.column_names[:3] == ["id", "empty", "units"]
+    expressed = [cells.var_names[row > 0].tolist() for row in cells.X.toarray()]
+    assert told["units"].to_pylist() == expressed
+    for answers_of in ("prediction", "probability_MT"):
+        assert list(map(len, told[answers_of].to_pylist())) == list(map(len, expressed))
+    # No more genes are read than the model has room for, and all others have no answer.
+    answered = [sum(one is not None for one in genes) for genes in told["prediction"].to_pylist()]
+    room = LENGTH - (2 if family == "geneformer-v2" else 1)
+    known = [sum(gene in knows(family, cells) for gene in genes) for genes in expressed]
+    assert answered == [min(room, count) for count in known]
+    assert max(known) > room
+
+
+def knows(family, cells):
+    """Return the genes that a model of a family knows."""
+    named = cells.var["ensembl"].astype(str).str.fullmatch(r"ENSG\d{11}")
+    return set(cells.var_names if family == "scgpt" else cells.var_names[named])
+
+
+def test_labels_of_some_genes_are_enough(cells, models, folder):
+    """A gene with nothing in var is one that is ignored, and what stands on a gene that no model reads does not matter."""
+    head = {"name": "position-classification", "label": "var:kind"}
+    named = {"data": {"reader": {"gene_labels": ["kind"]}}, "epochs": 1}
+    made = []
+    for number, kinds in enumerate((cells.var["kind"], cells.var["kind"].cat.remove_categories("-"))):
+        other = cells.copy()
+        other.var["kind"] = kinds
+        at = written(folder / f"some-{number}.h5ad", other)
+        made.append(exapt.train(recipe(at, models["scgpt"], "probe", head | {"ignore": ["-"]}, **named)).metrics)
+    assert made[0] == made[1]
 
 
 def test_genes_without_a_label_do_not_count(cells, models, folder):
@@ -174,19 +186,18 @@ def test_no_donor_stands_on_both_sides(adapter, cells, path, models, folder):
     # Asked to tell donors themselves apart, exapt names those that there are to learn from: they are there whole.
     words = ("--data", path, "--label", "donor", "--head", "sequence-classification", "--strategy", "probe")
     rest = ("--backbone", models["geneformer-v2"], "--set", "split.group=donor", "--out", folder / "donors")
-    stranger, classes = refused("train", *words, *rest).split(", which is none of the classes ")
-    learned = classes.partition(".")[0].split(", ")
-    assert len(learned) == 9
-    assert stranger.split("'")[-2] not in learned
+    line = refused("train", *words, *rest)
+    first, second = re.findall(r"'(d\d+)' \((?:19|20) rows of (?:valid|test), first id 'c\d+'\)", line)
+    assert line.startswith(f"label 'donor': no row of train has the classes '{first}' (")
     rows = json.loads((out / "exapt.json").read_text())["data"]["rows"]
-    assert cells.obs["donor"].isin(learned).sum() == rows["train"]
+    assert (~cells.obs["donor"].isin([first, second])).sum() == rows["train"]
 
 
 def test_donors_on_both_sides_are_told(path, models):
     notes = heard(recipe(path, models["geneformer-v2"], "probe", TYPE, epochs=1))[1]
     assert (
         "11 of 11 values of 'donor' in test stand in train too: 'd0', 'd1', 'd10', ...; "
-        'split.group = "donor" keeps them apart'
+        'split.group = "donor" in place of split.column keeps them apart'
     ) in notes
 
 
@@ -224,13 +235,22 @@ def test_predictions_leave_every_slot_as_it_was(adapter, cells, folder):
 
 
 def test_a_type_that_only_the_test_part_has(cells, path, models, folder):
-    before, first = listed(folder), cells.obs_names[cells.obs["late"] == LATE][0]
+    before, late = listed(folder), cells.obs_names[cells.obs["late"] == LATE]
     words = ("--data", path, "--label", "late", "--split", "split", "--head", "sequence-classification")
     rest = ("--strategy", "probe", "--backbone", models["geneformer-v2"], "--out", folder / "late")
     assert refused("train", *words, *rest) == (
-        f"'{first}', label 'late': is '{LATE}', which is none of the classes T_cells_CD4+, T_cells_CD8+."
+        f"label 'late': no row of train has the class '{LATE}' ({len(late)} rows of test, first id '{late[0]}'), so that it "
+        "cannot be learned: split so that train has some, leave these rows out, or name all classes in the head's option "
+        "'classes', and these count as wrong"
     )
     assert listed(folder) == before
+
+
+def test_a_type_that_only_the_test_part_has_counts_as_wrong_where_it_is_named(path, models):
+    head = {"name": "sequence-classification", "label": "late", "classes": ["T_cells_CD4+", "T_cells_CD8+", LATE]}
+    learned = exapt.train(recipe(path, models["geneformer-v2"], "probe", head, **PROBED))
+    # A third of the cells of the test part are of that type.
+    assert learned.metrics["test"]["accuracy"] <= 2 / 3
 
 
 @pytest.mark.parametrize(("column", "head"), [("gaps", "classification"), ("size gaps", "regression")])

@@ -16,6 +16,10 @@ from singlecell.geneformer_models import GIVEN, STEMS, Copy, bare, built, dictio
 MODEL = {version: GIVEN[version] / "model" for version in GIVEN}
 DAMAGED = "is damaged, cut short, or holds more than names and numbers; download it again"
 TOKENS, MEDIANS, NAMES, MAPPING = STEMS
+# Few bytes, and without end when written out.
+DEEP: dict[str, object] = {}
+for _ in range(60):
+    DEEP = {"a": DEEP, "b": DEEP}
 
 
 @pytest.fixture
@@ -268,7 +272,15 @@ def test_every_place_to_cut_and_every_bit_to_turn(copy):
         ({"<pad>": 0, "<mask>": "one"}, "is not the dictionary that its name says: '<mask>' stands for 'one'"),
         ({"<pad>": 0, "<mask>": True}, "is not the dictionary that its name says: '<mask>' stands for True"),
         ({"<pad>": 0, "<mask>": 1.5}, "is not the dictionary that its name says: '<mask>' stands for 1.5"),
-        ({0: 0}, "is not the dictionary that its name says: '0' stands for 0"),
+        ({0: 0}, "is not the dictionary that its name says: 0 stands for 0"),
+        (
+            {"<pad>": 0, "<mask>": DEEP},
+            "is not the dictionary that its name says: '<mask>' stands for a value of the type dict",
+        ),
+        (
+            {"<pad>": 10**9999, "<mask>": 10**9999},
+            "is not the dictionary that its name says: '<pad>' stands for a number of many digits",
+        ),
         ({"<pad>": 0, "<mask>": 0}, "is no token dictionary: id 0 stands twice"),
         ({"<pad>": 1, "<mask>": 2}, "is no token dictionary: its ids are not 0 to 1"),
         ({"<pad>": -1, "<mask>": 0}, "is no token dictionary: its ids are not 0 to 1"),
@@ -279,7 +291,9 @@ def test_token_dictionaries_that_are_none(content, message, copy):
     assert damaged(copy, pickle.dumps(content)) == message
 
 
-@pytest.mark.parametrize(("level", "said"), [(0.0, "0.0"), (-1.0, "-1.0"), (float("nan"), "nan"), (1e999, "inf")])
+@pytest.mark.parametrize(
+    ("level", "said"), [(0.0, "0.0"), (-1.0, "-1.0"), (float("nan"), "nan"), (1e999, "inf"), (10**400, "inf")]
+)
 def test_medians_that_are_no_levels(level, said, copy):
     medians = dictionaries("v2")[MEDIANS] | {"ENSG00000002330": level}
     assert damaged(copy, pickle.dumps(medians), MEDIANS) == (
@@ -352,6 +366,13 @@ def test_a_folder_inside_a_repository_of_the_hub(name, size, hub):
     assert len(reader(source, revision=REVISION).vocabulary) == size
     words = built(source, revision=REVISION).bert.embeddings.word_embeddings.weight
     assert words.shape == (size, 32)
+
+
+@pytest.mark.parametrize(("name", "size"), [("Geneformer-V1-10M", 202), ("Geneformer-V2-104M", 204)])
+def test_a_folder_of_the_hub_with_a_slash_behind_it(name, size, hub):
+    source = f"ctheodoris/Geneformer/{name}/"
+    assert len(reader(source, revision=REVISION).vocabulary) == size
+    assert len(built(source, revision=REVISION).bert.embeddings.word_embeddings.weight) == size
 
 
 def test_a_repository_whose_own_folder_is_the_checkpoint(hub):

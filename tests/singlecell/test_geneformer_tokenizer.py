@@ -157,12 +157,13 @@ def test_what_is_no_cell():
 
 
 def test_a_table_without_any_gene_of_the_model():
-    table = Genes(("ENSMUSG01", "ENSMUSG02", "ENSMUSG03", "ENSMUSG04"))
+    table = Genes(("ENSMUSG01", "ENSMUSG02", "ENSMUSG03", "ENSMUSG04"), ("symbol", "old id"))
     with pytest.raises(DataError) as caught:
         tokenizer().encode(Cell.from_dense(table, [1, 0, 2, 0]))
     assert str(caught.value) == (
         "the model knows none of the 4 genes: the table has 'ENSMUSG01', 'ENSMUSG02', 'ENSMUSG03', the model "
-        "'ENSG00000000000', 'ENSG00000000001', 'ENSG00000000002'; name the column that holds their Ensembl ids or symbols"
+        "'ENSG00000000000', 'ENSG00000000001', 'ENSG00000000002'; name the column of var that holds their Ensembl ids or "
+        "symbols, --set reader.genes=COLUMN (data.reader.genes for train); var has the columns symbol, old id"
     )
 
 
@@ -272,15 +273,17 @@ def test_a_way_to_perturb_that_there_is_not():
     assert str(caught.value) == "there is no way 'deleted' to perturb a cell; the ways are delete and overexpress"
 
 
-def counted(values, min_kept=0.0, names=None):
-    reads = tokenizer(min_kept=min_kept, names=names or {})
+def counted(values, min_kept=0.0, names=None, mapping=None):
+    reads = tokenizer(min_kept=min_kept, names=names or {}, mapping=mapping)
     tally = reads.tally()
     tally.count(values, [reads.encode(value) for value in values])
     return tally.lines("cell")
 
 
-def test_nothing_is_told_where_all_is_known():
-    assert counted([cell(ENSG00000000000=1, ENSG00000000001=4)]) == []
+def test_it_is_told_that_all_is_known():
+    assert counted([cell(ENSG00000000000=1, ENSG00000000001=4)]) == [
+        "the model knows 2 of 2 genes of 'cell', 100.0% of the counts"
+    ]
 
 
 def test_what_is_told_of_a_table():
@@ -290,25 +293,66 @@ def test_what_is_told_of_a_table():
         for counts in ([4, 0, 0, 1, 0, 0, 0, 0], [0, 0, 3, 0, 0, 1, 0, 1], [0] * 8, [0, 0, 0, 2, 0, 0, 0, 0])
     ]
     assert counted(cells, names={"Abc": GENES[2], "ABC": GENES[3]}) == [
-        "the model knows 3 of 8 genes of 'cell'; 4 unknown: X, Y, Z, ...; 1 could be several, and not used: abc; they make "
-        "up 58.3% of the counts",
+        "the model knows 3 of 8 genes of 'cell', 58.3% of the counts; 4 unknown: X, Y, Z, ...; 1 could be several, and not "
+        "used: abc",
         "2 of 4 cells of 'cell' express no gene that the model knows",
+    ]
+
+
+def test_columns_that_are_one_gene_are_told():
+    table = Genes((GENES[0], f"{GENES[1]}.1", f"{GENES[1]}.2", "abc", GENES[2], "X"))
+    cells = [Cell.from_dense(table, [1, 1, 0, 0, 0, 0]), Cell.from_dense(table, [0, 0, 1, 1, 0, 0])]
+    assert counted(cells, names={"abc": GENES[2]}) == [
+        "the model knows 5 of 6 genes of 'cell', 100.0% of the counts; 1 unknown: X; 4 read as 2 genes: "
+        f"{GENES[1]}.1, {GENES[1]}.2, abc, ..."
+    ]
+    twice = Genes((GENES[0], f"{GENES[0]}.3"))
+    assert counted([Cell.from_dense(twice, [1, 0])]) == [
+        f"the model knows 2 of 2 genes of 'cell', 100.0% of the counts; 2 read as 1 gene: {GENES[0]}, {GENES[0]}.3"
     ]
 
 
 def test_a_table_of_which_too_little_is_known():
     values = [cell(ENSG00000000000=2, X=5, Y=3)]
-    assert counted(values, 0.2)[0].endswith("they make up 20.0% of the counts")
+    assert counted(values, 0.2) == ["the model knows 1 of 3 genes of 'cell', 20.0% of the counts; 2 unknown: X, Y"]
     with pytest.raises(DataError) as caught:
         counted(values, 0.21)
     assert str(caught.value) == (
         "20.0% of the counts are of genes that the model knows, less than tokenizer.min_kept = 0.21 asks for; it does not "
-        "know 'X', 'Y': name the column that holds their Ensembl ids or symbols, or lower min_kept"
+        "know 'X', 'Y': name the column of var that holds their Ensembl ids or symbols, "
+        "--set reader.genes=COLUMN (data.reader.genes for train), or lower min_kept"
     )
 
 
+@pytest.mark.parametrize("share", [0.62, 0.66])
+def test_the_share_is_that_of_all_cells_in_whatever_order_and_pieces(share):
+    table, reads = Genes((GENES[0], "X")), tokenizer(min_kept=share)
+    low, high = [Cell.from_dense(table, [3, 7])] * 100, [Cell.from_dense(table, [8, 2])] * 200
+    for pieces in ([low + high], [low, high], [high, low], [[one] for one in high + low]):
+        tally = reads.tally()
+        for piece in pieces:
+            tally.count(piece, [reads.encode(one) for one in piece])
+        if share < 0.63:
+            assert tally.lines("cell") == ["the model knows 1 of 2 genes of 'cell', 63.3% of the counts; 1 unknown: X"]
+        else:
+            with pytest.raises(DataError, match=r"^63\.3% of the counts are of genes that the model knows, less than "):
+                tally.lines("cell")
+
+
+def test_genes_that_match_in_other_case_only_are_told():
+    names, mapping = {"Tp53": GENES[0], "C1orf1": GENES[1]}, {"CD3E": GENES[2], "C1ORF1": GENES[1]}
+    table = Genes(("TP53", "C1orf1", "Cd3e", GENES[3].lower(), "X"))
+    assert counted([Cell.from_dense(table, [1, 1, 1, 1, 0])], names=names, mapping=mapping) == [
+        "the model knows 4 of 5 genes of 'cell', 100.0% of the counts; 1 unknown: X",
+        "2 genes of 'cell' match in other upper and lower case only: TP53, Cd3e; so do genes of another species",
+    ]
+
+
 def test_empty_cells_alone_are_not_judged():
-    assert counted([cell(ENSG00000000000=0)], 1.0) == ["1 of 1 cells of 'cell' express no gene that the model knows"]
+    assert counted([cell(ENSG00000000000=0)], 1.0) == [
+        "the model knows 1 of 1 genes of 'cell'",
+        "1 of 1 cells of 'cell' express no gene that the model knows",
+    ]
 
 
 def test_a_match_of_any_family():
@@ -320,8 +364,12 @@ def test_a_match_of_any_family():
     with pytest.raises(DataError) as caught:
         matcher.of(table)
     assert str(caught.value) == (
-        "the model knows none of the 2 genes: the table has 'a', 'b'; name the column that holds their Ensembl ids or symbols"
+        "the model knows none of the 2 genes: the table has 'a', 'b'; name the column of var that holds their Ensembl "
+        "ids or symbols, --set reader.genes=COLUMN (data.reader.genes for train)"
     )
     tally = MatchTally(matcher, 0.0)
     tally.count([Cell.from_dense(table, [1, 0])], [])
-    assert tally.lines("x")[1:] == ["1 of 1 cells of 'x' express no gene that the model knows"]
+    assert tally.lines("x") == [
+        "the model knows 0 of 2 genes of 'x', 0.0% of the counts; 2 unknown: a, b",
+        "1 of 1 cells of 'x' express no gene that the model knows",
+    ]

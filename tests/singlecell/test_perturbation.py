@@ -21,7 +21,6 @@ from singlecell.command_line import refused, said
 
 GENES = {
     "geneformer": [f"ENSG{number:011d}" for number in range(100, 130)],
-    # A model has to know something of the family's probes.
     "scgpt": [*scgpt.PROBES[1]["genes"], *(f"GENE{number}" for number in range(14, 30))],
 }
 
@@ -131,6 +130,44 @@ def test_deleting_what_a_cell_does_not_express_is_no_perturbation(models):
     assert ((adata.X.toarray() > 0).sum(1) < 16).all()
     assert found["perturbed"].tolist() == expresses.tolist()
     assert found["shift"].isna().tolist() == (~expresses).tolist()
+
+
+def in_front(family, adata):
+    """Return a gene, and which cells it stands in front of all others or in the highest bin of already."""
+    counts = adata.X.toarray()
+    counts[:, 0] = 0
+    counts[::2, 0] = 500
+    adata.X = sparse.csr_matrix(counts)
+    return GENES[family][0], np.arange(adata.n_obs) % 2 == 0
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
+@pytest.mark.parametrize("family", ["geneformer", "scgpt"])
+def test_over_expressing_what_stands_in_front_is_no_perturbation(family, pooling, each, models):
+    adata = table(family)
+    gene, before = in_front(family, adata)
+    with inline(plugin):
+        found = perturb(adata, f"{family}:{models / family}", [gene], "overexpress", each=each, pooling=pooling)
+    if each:
+        assert found.loc[gene, ["cells", "unchanged"]].tolist() == [5, 7]
+        assert found.loc[gene, "shift"] > 1e-7
+        return
+    # The fourth cell expresses nothing else.
+    moved = ~before & (np.arange(12) != 3)
+    assert found["perturbed"].tolist() == moved.tolist()
+    assert found["shift"].isna().tolist() == (~moved).tolist()
+    assert (found["shift"][moved] > 1e-7).all()
+
+
+def test_no_distance_is_below_0(models):
+    """Before the first block nothing moves, and rounding goes either way."""
+    with inline(plugin):
+        found = perturb(
+            table("scgpt", rows=60), f"scgpt:{models / 'scgpt'}", GENES["scgpt"][:1], pooling="max", model_layer=0
+        )
+    assert found["perturbed"].sum() > 20
+    assert found["shift"].dropna().between(0, 1e-12).all()
 
 
 @pytest.mark.parametrize("how", ["delete", "overexpress"])

@@ -1,20 +1,27 @@
 """A corrupt AnnData file is refused in one sentence, never half-read; so are values that no model can take."""
 
 import shutil
+import subprocess
+import sys
+from subprocess import PIPE
 
 import anndata
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy import sparse
 
 from exapt import DataError
+from exapt.data.columns import check_column
 from exapt_singlecell.readers import H5adOptions
 from exapt_singlecell.readers.h5ad import batches_of
-from singlecell.cell_tables import cells_by_genes, counts, dense, read, refusal, shared
+from exapt_singlecell.sources import Source
+from singlecell.cell_tables import SPECS, cells_by_genes, counts, dense, read, refusal, shared
 
 AGAIN = "Fetch or write the file again."
+COPY = "Copy or download the file again."
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,22 @@ def changed(key, place, value):
     return surgery
 
 
+HUGE = 10**13
+
+
+def unwritten(file, key, kind):
+    """Claim more values than any disk holds, of which none is stored."""
+    attributes = dict(file[key].attrs)
+    del file[key]
+    file.create_dataset(key, (HUGE,), kind, chunks=(1000,)).attrs.update(attributes)
+
+
+def claimed(file, key):
+    unwritten(file, f"{key}/data", "f4")
+    unwritten(file, f"{key}/indices", "i4")
+    put(file, f"{key}/indptr", np.array([0, *[HUGE] * 7]))
+
+
 def shortened(key):
     return lambda file: put(file, key, file[key][:-1])
 
@@ -100,12 +123,27 @@ def without(key):
         (
             "csr",
             lambda file: put(file, "X/indptr", file["X/indptr"][:] / 1),
-            f"X of cells.h5ad holds float64, where there should be positions. {AGAIN}",
+            f"X of cells.h5ad holds fractions, where there should be positions. {AGAIN}",
         ),
         (
             "dense",
             lambda file: put(file, "X", np.full((7, 5), b"1")),
-            f"X of cells.h5ad holds |S1, where there should be numbers. {AGAIN}",
+            f"X of cells.h5ad holds text, where there should be numbers. {AGAIN}",
+        ),
+        (
+            "csr",
+            lambda file: file["X"].attrs.create("shape", "hello"),
+            "X of cells.h5ad does not say its shape. Write the file again.",
+        ),
+        (
+            "csr",
+            lambda file: claimed(file, "X"),
+            f"X of cells.h5ad is damaged: its 'indptr' has 10,000,000,000,000 entries in a row of 5. {AGAIN}",
+        ),
+        (
+            "csr",
+            lambda file: unwritten(file, "obs/_index", h5py.string_dtype()),
+            f"obs of cells.h5ad is damaged: its names are not there as a whole. {AGAIN}",
         ),
         (
             "csr",
@@ -158,7 +196,7 @@ def test_tables_of_cells_and_genes_that_do_not_fit(cells, key, name):
 def test_a_category_without_a_word(cells):
     said = refusal(cells("csr", changed("obs/type/codes", 0, 9)))
 
-    assert said.startswith("obs of cells.h5ad is damaged: codes need to be between -1 and len(categories)-1")
+    assert said == (f"obs of cells.h5ad is damaged: its columns cannot be read, or do not fit each other. {AGAIN}")
 
 
 def test_a_table_that_is_none(cells):
@@ -177,8 +215,17 @@ def test_a_file_that_is_cut_off_anywhere(whole, tmp_path):
 
         said = refusal(path)
 
-        expected = "cells.h5ad is cut off: " if kept > 600 else "cells.h5ad is "
-        assert said.startswith(expected)
+        whole = f"cells.h5ad is cut off: it has {kept:,} of {len(held):,} bytes. {COPY}"
+        assert said == whole if kept > 600 else said.startswith("cells.h5ad is ")
+
+
+def test_a_file_that_another_program_writes(cells):
+    path = cells("csr", lambda file: None)
+    code = f"import h5py; file = h5py.File({str(path)!r}, 'a'); print('open', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout.readline() == "open\n"
+        assert refusal(path) == "cells.h5ad is open in another program, which may be writing it. Close it there."
+        other.communicate("\n")
 
 
 def test_real_cells_that_are_cut_off(tmp_path):
@@ -186,7 +233,7 @@ def test_real_cells_that_are_cut_off(tmp_path):
     held = shared("sc_scmark2k").read_bytes()
     path.write_bytes(held[: len(held) // 2])
 
-    assert refusal(path).startswith("cells.h5ad is cut off: ")
+    assert refusal(path) == f"cells.h5ad is cut off: it has {len(held) // 2:,} of {len(held):,} bytes. {COPY}"
 
 
 def test_packed_values_that_were_overwritten(cells):
@@ -197,10 +244,11 @@ def test_packed_values_that_were_overwritten(cells):
         raw.seek(chunk.byte_offset)
         raw.write(b"\0" * chunk.size)
 
-    said = refusal(path)
+    said, size = refusal(path), path.stat().st_size
 
-    assert said.startswith("cells.h5ad is damaged: ")
-    assert said.endswith(AGAIN)
+    assert said.startswith(f"cells.h5ad is damaged: not all of its {size:,} bytes can be read as HDF5")
+    assert said.endswith(f". {COPY}")
+    assert "=" not in said
 
 
 @pytest.mark.parametrize("layout", ["csr", "csc"])
@@ -268,7 +316,9 @@ def with_value(value):
     ],
 )
 def test_values_that_are_no_counts(layout, value, said):
-    hint = 'No other layer holds counts; take a file that does, or set values = "normalised" if none is negative.'
+    hint = "No other layer holds counts; take a file that does."
+    if value == 0.5:
+        hint += ' scGPT reads such values too, with values = "normalised".'
 
     with pytest.raises(DataError) as raised:
         list(batches_of(cells_by_genes(layout(with_value(value)))))
@@ -359,7 +409,14 @@ def test_columns_that_clash(tmp_path):
     adata = cells_by_genes()
     adata.obs["id"] = adata.obs["obs:id"] = "x"
     adata.write_h5ad(path)
-    assert refusal(path) == "cells.h5ad has the column 'obs:id' twice in obs. Rename one of them."
+    assert refusal(path) == (
+        "cells.h5ad has the columns 'id' and 'obs:id' in obs: a table of cells has 'id' itself, so that both would be called "
+        "'obs:id'. Rename one of them."
+    )
+    adata = cells_by_genes()
+    adata.obs = pd.concat([adata.obs.assign(donor="x"), adata.obs.assign(donor="y")], axis=1)
+    with pytest.raises(DataError, match=r"^adata has the column 'donor' twice in obs\. Rename one of them\.$"):
+        list(batches_of(adata))
 
     adata = cells_by_genes()
     adata.obs["var:length"], adata.var["length"] = 1, 2
@@ -369,12 +426,44 @@ def test_columns_that_clash(tmp_path):
     )
 
 
-def test_an_object_with_values_of_several_types():
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1, "a", None, 2, 3, 4, 5], "values of several types in 'odd': int, str"),
+        ([1j] * 7, "values of a type that cannot be read in 'odd': complex128"),
+        (
+            pd.arrays.SparseArray([0, 1, 0, 0, 0, 0, 0]),
+            "values of a type that cannot be read in 'odd': Sparse[int64, 0]",
+        ),
+        ([2**70] * 7, "values of a type that cannot be read in 'odd': int"),
+    ],
+)
+def test_a_column_that_cannot_be_read_is_refused_to_those_alone_who_ask_for_it(values, said):
     adata = cells_by_genes()
-    adata.obs["mixed"] = pd.Series([1, "a", None, 2, 3, 4, 5], dtype=object, index=adata.obs_names)
+    adata.obs["odd"], adata.obs["fine"] = values, "x"
+    source = Source.of(adata, H5adOptions(), "adata")
 
-    with pytest.raises(DataError, match=r"^obs of adata has values of several types in 'mixed': .* Make them text\.$"):
-        list(batches_of(adata))
+    table = pa.Table.from_batches(list(batches_of(adata)))
+
+    assert table.column_names == ["id", "fine", "cell"]
+    np.testing.assert_array_equal(dense(table), counts())
+    for ask in (lambda: check_column(table, "odd", "adata"), lambda: next(iter(source)).labels("odd")):
+        with pytest.raises(DataError) as raised:
+            ask()
+        assert str(raised.value) == f"obs of adata has {said}. Make them text."
+    with pytest.raises(DataError, match=r"^adata has no column 'other'\. Its columns are: id, fine, cell\.$"):
+        check_column(table, "other", "adata")
+
+
+def test_columns_that_were_left_out_are_told(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    adata = cells_by_genes()
+    adata.obs["odd"] = np.array([1j] * 7)
+    adata.write_h5ad(path)
+    reader = SPECS["h5ad"].build(H5adOptions(), path)
+
+    assert pa.Table.from_batches(list(reader)).column_names == ["id", "cell"]
+    assert reader.lines() == ["cells.h5ad: columns of obs that cannot be read are left out: 'odd'"]
 
 
 def test_no_cells_and_no_genes():

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from scipy import sparse
 
+from exapt import DataError
 from exapt.cells import cells_of
 from exapt.data.tables import open_table
 from exapt.recipe import DataOptions
@@ -130,6 +131,36 @@ def test_every_column_of_obs_comes_with_its_type_and_what_is_missing(tmp_path):
         "obs:cell": ["t", "u", "v", "w"],
     }
     assert {str(kind) for kind in table.drop_columns("cell").schema.types} == {"string", "bool", "int64", "double"}
+
+
+def test_a_layer_called_raw_beside_raw_and_without_it(tmp_path):
+    adata = cells_by_genes(np.log1p(counts()), layers={"raw": counts()})
+    alone = written(tmp_path, adata)
+    np.testing.assert_array_equal(dense(read(alone, layer="raw")), counts())
+    assert refusal(alone).endswith("Counts are in the layer 'raw': set layer = \"raw\".")
+    adata.layers["raw"] = np.log1p(counts())
+    assert "the layer 'raw' of adata has no counts" in unwilling(adata, layer="raw")
+
+    adata.raw = cells_by_genes(counts() * 2)[:, :4].copy()
+    adata.layers["raw"] = counts() * 3
+    both = written(tmp_path, adata)
+    opened = anndata.read_h5ad(both)
+    for layer, wanted in (("raw", counts()[:, :4] * 2), ("layers/raw", counts() * 3)):
+        np.testing.assert_array_equal(dense(read(both, layer=layer)), wanted)
+        table = pa.Table.from_batches(list(batches_of(opened, H5adOptions(layer=layer))))
+        np.testing.assert_array_equal(dense(table), wanted)
+    assert refusal(both).endswith('Counts are in .raw: set layer = "raw".')
+    adata.raw = cells_by_genes(np.log1p(counts()))
+    assert unwilling(adata).endswith("Counts are in the layer 'raw': set layer = \"layers/raw\".")
+    assert unwilling(adata, layer="other") == (
+        "adata has no layer 'other'. Its layers are: raw, layers/raw; leave the option layer empty for X."
+    )
+
+
+def unwilling(adata, **options):
+    with pytest.raises(DataError) as raised:
+        list(batches_of(adata, H5adOptions(**options)))
+    return str(raised.value)
 
 
 def test_raw_has_its_own_genes(tmp_path):
@@ -257,7 +288,7 @@ def test_real_normalised_values_are_refused_and_read_where_asked_for():
 
     assert refusal(path) == (
         "X of sc_pbmc68k_700.h5ad has no counts, but 1.591 for the gene 'PARK7' in the cell 'AAAGCCTGGCTAAC-1'. "
-        'No other layer holds counts; take a file that does, or set values = "normalised" if none is negative.'
+        'No other layer holds counts; take a file that does. scGPT reads such values too, with values = "normalised".'
     )
     np.testing.assert_array_equal(dense(read(path, values="normalised")), anndata.read_h5ad(path).X.toarray())
 

@@ -7,9 +7,12 @@ import pyarrow as pa
 import pytest
 from scipy import io, sparse
 
+from exapt import DataError
+from exapt.data.files import table_sha256
 from exapt.data.tables import open_table
-from exapt_singlecell.readers import matrix
-from singlecell.cell_tables import PLUGINS, counts, dense, genes, read, refusal
+from exapt.testing import inline
+from exapt_singlecell.readers import matrix, mtx
+from singlecell.cell_tables import PLUGINS, Readers, counts, dense, genes, read, refusal
 
 CELLS = [f"AAAC{number}-1" for number in range(7)]
 IDS = ["ENSG1", "ENSG2", "ENSG3", "ENSG4", "ENSG5"]
@@ -174,13 +177,12 @@ AGAIN = "Fetch or write it again."
         ),
         (
             f"{HEAD}5 7 10\n{NINE}5 2 -2\n",
-            "matrix.mtx has -2 for the gene 'ENSG5' in the cell 'AAAC1-1': expression is never negative. "
-            'Read counts, or set values = "normalised" to take these as they are.',
+            "matrix.mtx has -2 for the gene 'ENSG5' in the cell 'AAAC1-1': expression is never negative. Read counts.",
         ),
         (
             f"{HEAD}5 7 10\n{NINE}5 2 0.5\n",
             "matrix.mtx has no counts, but 0.5 for the gene 'ENSG5' in the cell 'AAAC1-1'. "
-            'Read counts, or set values = "normalised" to take these as they are.',
+            'Read counts; scGPT reads these too, with values = "normalised".',
         ),
         (
             f"{HEAD}5 7 10\n{NINE}5 2 nan\n",
@@ -196,13 +198,77 @@ def test_damage(tmp_path, body, message, zipped):
 
 
 @pytest.mark.parametrize(
-    "last", ["5 2", "5 2 1 1", "5 2 x", "5 2 NA", "5  2 1", "5.5 2 1", "5 2 99999999999999999999x"]
+    "last", ["5 2", "5 2 1 1", "5 2 x", "5 2 NA", "5 2 1_0", "5 2 0x1", "5.5 2 1", "5 2 99999999999999999999x"]
 )
 def test_entries_that_are_none(tmp_path, last):
     said = refusal(folder_of(tmp_path, f"{HEAD}5 7 10\n{NINE}{last}\n"), "mtx")
 
-    assert said.startswith("matrix.mtx is cut off or damaged: ")
-    assert said.endswith(AGAIN)
+    assert said == f"matrix.mtx line 13 is '{last}', not the numbers of a gene, a cell and a value. {AGAIN}"
+
+
+def test_blanks_at_will_and_comments_anywhere(tmp_path, monkeypatch):
+    plain = text(counts()).splitlines()
+    padded = [*plain[:2], *(" ".join(f"{word:>9}" for word in line.split()) for line in plain[2:])]
+    trailing = [*plain[:5], *(f"{line} " for line in plain[5:8]), *(f"{line}\t " for line in plain[8:])]
+    said = [*plain[:3], "% a comment", *plain[3:7], "", "%", "%another one", *plain[7:]]
+    for together in (1, 1 << 20):
+        monkeypatch.setattr(mtx, "_TOGETHER", together)
+        for lines in (padded, trailing, said):
+            for zipped in (False, True):
+                folder = tmp_path / f"{together}{lines is padded}{lines is said}{zipped}"
+                folder.mkdir()
+                folder_of(folder, "\n".join(lines) + "\n", zipped=zipped)
+
+                np.testing.assert_array_equal(dense(read(folder, "mtx")), counts())
+
+
+def test_numbers_in_any_writing(tmp_path):
+    body = f"{HEAD}5 7 4\n1 1  +3\n2 1 4.0\n3 1 .2e1\n4 1 1E3\n"
+
+    np.testing.assert_array_equal(dense(read(folder_of(tmp_path, body), "mtx"))[0], [3, 4, 2, 1000, 0])
+
+
+@pytest.mark.parametrize("body", [f"{HEAD}5 7 1\n1 1 12", f"{HEAD}5 7 2\n1 1 12\n1 2", f"{HEAD}5 7 0"])
+def test_a_last_number_that_may_be_cut_off(tmp_path, body):
+    folder = folder_of(tmp_path, body)
+
+    assert refusal(folder, "mtx") == (
+        "the last line of matrix.mtx has no end, so that its last number may be cut off. Fetch it again; if it is whole, "
+        "end it with a line break."
+    )
+
+
+def test_a_size_beyond_all_numbers(tmp_path):
+    said = refusal(folder_of(tmp_path, f"{HEAD}5 7 {'9' * 9999}\n"), "mtx")
+
+    assert said == f"matrix.mtx line 3 is '5 7 {'9' * 36}', not the numbers of genes, cells and entries. {AGAIN}"
+
+
+def test_lines_of_lists_end_at_line_feeds_alone(tmp_path):
+    names = ["S\u2028a", "S\x85b", "S\x0bc", "S\x1cd", "Se"]
+    features = [f"{gene}\t{name}\tGene Expression\r" for gene, name in zip(IDS, names, strict=True)]
+    folder = folder_of(tmp_path, text(counts()), features)
+
+    assert genes(read(folder, "mtx", genes="name")) == names
+
+
+def test_the_hash_of_a_matrix_that_is_named_is_that_of_its_folder_and_of_its_lists(tmp_path):
+    folder = folder_of(tmp_path, text(counts()))
+    (tmp_path / "notes.txt").write_text("no part of the table")
+    with inline(Readers):
+        before = table_sha256(folder / "matrix.mtx")
+        assert table_sha256(folder) == before
+        for name in ("matrix.mtx", "barcodes.tsv", "features.tsv"):
+            path = folder / name
+            held = path.read_bytes()
+            path.write_bytes(held.replace(b"1", b"3"))
+            assert table_sha256(folder / "matrix.mtx") != before
+            path.write_bytes(held)
+        (tmp_path / "notes.txt").write_text("still none")
+        assert table_sha256(folder / "matrix.mtx") == before
+        (folder / "barcodes.tsv").unlink()
+        with pytest.raises(DataError, match=r"^there is no barcodes\.tsv \(or with \.gz\) beside matrix\.mtx, so that"):
+            table_sha256(folder / "matrix.mtx")
 
 
 def test_gzip_that_is_cut_off(tmp_path):

@@ -98,6 +98,35 @@ def test_one_genome_of_several_is_chosen(tmp_path):
     assert refusal(mixed, "10x-h5", genome="hg38") == "mixed.h5 has no feature whose genome is 'hg38', but: hg19, mm10."
 
 
+def test_a_genome_that_the_file_does_not_tell(tmp_path):
+    path = version_3(tmp_path / "cells.h5")
+    with h5py.File(path, "a") as file:
+        del file["matrix/features/genome"]
+
+    assert genes(read(path, "10x-h5")) == IDS
+    assert refusal(path, "10x-h5", genome="GRCh38") == (
+        "cells.h5 does not say of which genome its features are: leave the option genome empty."
+    )
+
+
+def test_what_else_stands_beside_the_features_is_passed_over_or_a_column(tmp_path):
+    path = version_3(tmp_path / "probes.h5")
+    with h5py.File(path, "a") as file:
+        features = file["matrix/features"]
+        features.create_group("target_sets")["Visium"] = np.arange(3)
+        features["filtered_probes"] = np.ones(5, dtype=bool)
+        features["pattern"], features["probe_region"] = text(["a", "b"]), text(["spliced"] * 5)
+        features["gene_name"] = text(["A", "B", "E", "C", "D"])
+        file["matrix/filtered_barcodes"] = np.ones(7, dtype=bool)
+
+    np.testing.assert_array_equal(dense(read(path, "10x-h5")), counts())
+    assert genes(read(path, "10x-h5", genes="gene_name")) == ["A", "B", "E", "C", "D"]
+    assert refusal(path, "10x-h5", genes="pattern") == (
+        "the list of features of probes.h5 has no column 'pattern'. Its columns are: id, feature_type, genome, name, "
+        "gene_name, probe_region."
+    )
+
+
 def test_genes_go_by_symbol_where_each_stands_once(tmp_path):
     path = version_3(tmp_path / "cells.h5")
     unique = version_3(tmp_path / "unique.h5", symbols=["A", "B", "E", "C", "D"])
@@ -156,6 +185,22 @@ def test_another_kind_of_hdf5(tmp_path):
             "cells.h5 is damaged: 'id' in '/matrix/features' is not UTF-8. Fetch it again.",
         ),
         (
+            lambda group: claim(group, "barcodes"),
+            "cells.h5 is damaged: its matrix is 5 x 7, for 5 features and 10,000,000,000,000 barcodes. Fetch it again.",
+        ),
+        (
+            lambda group: (claim(group, "barcodes"), replace(group, "shape", np.array([5, 10**13]))),
+            "cells.h5 is damaged: 'barcodes' in '/matrix' is not there as a whole. Fetch it again.",
+        ),
+        (
+            lambda group: replace(group, "shape", np.arange(3)),
+            "cells.h5 is damaged: its matrix is of no size, for 5 features and 7 barcodes. Fetch it again.",
+        ),
+        (
+            lambda group: group["features"].pop("id"),
+            "cells.h5 has no text 'id' in '/matrix/features', where Cell Ranger has it. Fetch it again.",
+        ),
+        (
             lambda group: group.pop("features"),
             "cells.h5 has a matrix without features, so that it is none of Cell Ranger's.",
         ),
@@ -175,6 +220,11 @@ def test_damage(tmp_path, change, message):
         change(file["matrix"])
 
     assert refusal(path, "10x-h5") == message
+
+
+def claim(group, key):
+    del group[key]
+    group.create_dataset(key, (10**13,), "S16", chunks=(1000,))
 
 
 def replace(group, key, values):

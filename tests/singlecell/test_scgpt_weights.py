@@ -58,8 +58,18 @@ def test_projections_are_taken_apart_and_all_else_is_as_it_stands(copy):
         lambda tensors: {name: tensor for name, tensor in tensors.items() if not name.startswith("flag_encoder")},
         lambda tensors: tensors | {"bn.num_batches_tracked": torch.tensor(3), "batch_encoder.x": torch.zeros(2)},
         lambda tensors: dict(reversed(tensors.items())),
+        lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()},
+        lambda tensors: (
+            {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()} | {"loss.weight": torch.ones(1)}
+        ),
+        lambda tensors: {f"module._orig_mod.model.{name}": tensor for name, tensor in tensors.items()},
+        lambda tensors: {"epoch": 3, "model_state_dict": tensors, "optimizer_state_dict": {"state": {}, "lr": 1e-4}},
+        lambda tensors: {"state_dict": {f"model.{name}": tensor for name, tensor in tensors.items()}, "global_step": 7},
     ],
-    ids=["torch", "wrapped-projection", "wrapped", "no-flags", "more-outside", "reversed"],
+    ids=[
+        *("torch", "wrapped-projection", "wrapped", "no-flags", "more-outside", "reversed"),
+        *("module", "compiled", "several", "trainer", "lightning"),
+    ],
 )
 def test_files_of_all_layouts_give_the_same(changed, copy):
     copy.save(changed(copy.tensors))
@@ -70,6 +80,19 @@ def test_the_same_weights_as_safetensors(copy):
     (copy.folder / "best_model.pt").unlink()
     save_file(copy.tensors, copy.folder / "model.safetensors")
     assert same(built(copy.folder), built())
+
+
+def test_the_notes_on_a_wrapped_file_are_those_on_a_bare_one(copy):
+    copy.save({f"module.{name}": tensor for name, tensor in copy.tensors.items()})
+    assert built(copy.folder).notes == built().notes
+    assert built(copy.folder).language is not None
+
+
+def test_a_file_of_two_models_is_read_by_the_names_of_one(copy):
+    copy.save(copy.tensors | {f"module.{name}": tensor + 1 for name, tensor in copy.tensors.items()})
+    backbone = built(copy.folder)
+    assert same(backbone, built())
+    assert f"module {len(copy.tensors)}" in backbone.notes[0]
 
 
 def test_half_precision_files_are_read_into_fp32(copy):
@@ -83,6 +106,17 @@ def test_tensors_outside_the_model_are_counted(copy):
     inside = ("encoder.", "value_encoder.", "transformer_encoder.")
     copy.save({name: tensor for name, tensor in copy.tensors.items() if name.startswith(inside)})
     assert built(copy.folder).notes == []
+
+
+def test_a_batch_normalisation_that_changes_the_states_is_said_to(copy):
+    normalising = {"bn.weight": torch.ones(32), "dsbn.bns.0.weight": torch.ones(32), "dsbn.bns.0.bias": torch.ones(32)}
+    copy.save(copy.tensors | normalising | {"batch_encoder.embedding.weight": torch.ones(3, 32)})
+    assert built(copy.folder).notes == [
+        "18 tensors of the checkpoint are not read: batch_encoder 1, bn 1, cls_decoder 10, dsbn 2, flag_encoder 1, "
+        "mvc_decoder 3",
+        "the checkpoint was trained with a batch normalisation in front of its blocks (bn 1, dsbn 2), which exapt does not "
+        "apply: its states differ from those of the published program",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +218,11 @@ def test_an_args_json_of_another_model(copy):
         ({"n_bins": 1}, "n_bins: Input should be greater than or equal to 2"),
         ({"input_emb_style": "category"}, "input_emb_style: Input should be 'continuous'"),
         ({"input_style": "log1p"}, "input_style: Input should be 'binned'"),
+        ({"pre_norm": True}, "pre_norm: Input should be False"),
+        ({"norm_scheme": "pre"}, "norm_scheme: Input should be 'post'"),
+        ({"activation": "gelu"}, "activation: Input should be 'relu'"),
+        ({"domain_spec_batchnorm": True}, "domain_spec_batchnorm: Input should be False"),
+        ({"domain_spec_batchnorm": "dsbn"}, "domain_spec_batchnorm: Input should be False"),
     ],
 )
 def test_an_args_json_that_cannot_be_used(changes, why, copy):
@@ -191,6 +230,15 @@ def test_an_args_json_that_cannot_be_used(changes, why, copy):
     said = f"the args.json of '{copy.folder}' cannot be used: {why}"
     assert refusal(lambda: built(copy.folder)) == said
     assert refusal(lambda: reader(copy.folder)) == said
+
+
+@pytest.mark.parametrize("unused", ["", "none", "None", None, ...])
+def test_an_args_json_that_leaves_the_architecture_as_published(unused, copy):
+    of_heads = {"cell_emb_style": "avg-pool", "use_batch_labels": True, "n_layers_cls": 7}
+    copy.configure(pre_norm=unused, norm_scheme=unused, activation=unused, domain_spec_batchnorm=unused, **of_heads)
+    assert same(built(copy.folder), built())
+    copy.configure(pre_norm=False, norm_scheme="post", activation="relu", domain_spec_batchnorm=False)
+    assert same(built(copy.folder), built())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from exapt import DataError, RecipeError
 from exapt.testing import LETTERS, TINY, inline
 from exapt_singlecell import plugin, tl
 from singlecell import geneformer_models, scgpt_models
-from singlecell.answering_models import COUNTS, WIDTH, Plugin, cells, exapt, written
+from singlecell.answering_models import COUNTS, WIDTH, Counted, Plugin, cells, exapt, written
 
 
 class Sequences:
@@ -231,13 +232,37 @@ def test_what_of_the_genes_is_known_is_logged_once(caplog, adapter):
     with caplog.at_level(logging.WARNING):
         tl.embed(adata, "weighed", layer="counts")
     said = [record.getMessage() for record in caplog.records]
-    assert said[0].startswith("the model knows 20 of 22 genes of 'cell'; 2 unknown: X1, X2; they make up ")
+    assert re.fullmatch(r"the model knows 20 of 22 genes of 'cell', 9\d\.\d% of the counts; 2 unknown: X1, X2", said[0])
     assert said[1:] == ["1 of 90 cells of 'cell' express no gene that the model knows"]
     assert {record.name for record in caplog.records} == {"exapt_singlecell"}
 
     caplog.clear()
     tl.predict(adata, adapter)
     assert [record.getMessage() for record in caplog.records] == said
+
+
+def test_each_cell_is_encoded_once(adapter, monkeypatch):
+    adapted, encoded, encode = library.load(adapter), [], Counted.encode
+    monkeypatch.setattr(Counted, "encode", lambda self, value: encoded.append(value) or encode(self, value))
+    tl.predict(cells(), adapted)
+    assert len(encoded) == 90
+
+
+def test_a_table_that_the_command_line_accepts_is_accepted(adapter, tmp_path):
+    # Of the last cells, which are read as a piece of their own, 3 in 10 counts are of known genes.
+    adata = cells(1224, empty=())
+    counts = np.zeros((1224, 22), np.float32)
+    counts[:, 0], counts[:, 20] = 9, 1
+    counts[1024:, 0], counts[1024:, 20] = 3, 7
+    adata.layers["counts"] = sparse.csr_matrix(counts)
+    path = written(tmp_path, adata)
+    exapt("predict", adapter, path)
+
+    tl.predict(adata, adapter)
+
+    wanted = anndata.read_h5ad(path).obs
+    for column in ("exapt_kind", "exapt_kind_probability", "exapt_size"):
+        np.testing.assert_array_equal(adata.obs[column], wanted[column])
 
 
 def test_too_few_known_genes_are_refused_and_nothing_added(adapter):
@@ -266,6 +291,31 @@ def test_a_second_call_takes_the_place_of_the_first():
     wanted = cells()[part.obs_names].copy()
     tl.embed(wanted, "weighed", layer="counts", pooling="max")
     np.testing.assert_array_equal(part.obsm["X_exapt_weighed"], wanted.obsm["X_exapt_weighed"])
+
+
+def test_the_mark_of_empty_cells_goes_with_the_vectors_that_it_was_of():
+    adata = cells()
+    tl.embed(adata, "weighed", layer="counts")
+    del adata.uns["exapt"]
+    adata.layers["counts"] = cells(empty=()).layers["counts"]
+
+    tl.embed(adata, "weighed", layer="counts")
+
+    assert [column for column in adata.obs if "exapt" in column] == []
+
+
+@pytest.mark.parametrize(
+    "record",
+    [5, "{}", "[]", "[" * 10**5, '{"written": {"obs": "donor", "obsm": 3}}', '{"written": {"obs": [["donor"]]}}'],
+)
+def test_a_record_of_another_shape_is_none(record):
+    adata = cells()
+    adata.uns["exapt"] = {"X_exapt_weighed": record}
+
+    tl.embed(adata, "weighed", layer="counts")
+
+    assert list(adata.obs) == [*cells().obs, "exapt_weighed_empty"]
+    assert json.loads(adata.uns["exapt"]["X_exapt_weighed"])["backbone"] == "weighed"
 
 
 def test_what_cannot_be_done_is_said(adapter):

@@ -13,7 +13,6 @@ import torch
 from exapt import DataError, ExaptError
 from exapt.testing import inline
 from exapt_singlecell import plugin
-from exapt_singlecell.labelling import Labeller, Neighbours, Prototypes, Transfer
 from exapt_singlecell.transfer import transfer_labels
 from singlecell.answering_models import COUNTS, Plugin, cells, check_kept, slots, written
 from singlecell.cell_tables import shared
@@ -32,19 +31,6 @@ def transferred(reference, query, backbone="weighed", **how):
     with inline(Plugin):
         transfer_labels(reference, query, "kind", backbone=backbone, layer="counts", **how)
     return query
-
-
-def clouds(places, count=200, width=6, seed=0):
-    """Return cells around some places of a space, and which they are around."""
-    chance = np.random.default_rng(seed)
-    middles = np.eye(width)[list(places)] * 10
-    vectors = (middles[:, None] + chance.normal(size=(len(middles), count, width))).reshape(-1, width)
-    return vectors.astype(np.float32), np.repeat([f"c{place}" for place in places], count).tolist()
-
-
-def told(labeller, vectors):
-    batch = labeller.answers([str(row) for row in range(len(vectors))], vectors, np.zeros(len(vectors), dtype=bool))
-    return batch.to_pandas()
 
 
 @pytest.mark.parametrize("method", ["neighbours", "prototypes"])
@@ -221,88 +207,6 @@ def test_arrays_that_cannot_be_compared_are_refused(spoil, sentence):
     assert str(raised.value) == sentence
 
 
-def test_votes_weigh_by_the_inverse_of_the_distance():
-    reference = np.array([[0.0], [1.0], [3.0], [9.0]], dtype=np.float32)
-    votes = Neighbours(reference, np.array([0, 0, 1, 1]), Transfer(k=3, metric="euclidean")).votes(
-        np.array([[2.0], [3.0]], dtype=np.float32)
-    )
-    # From 2: distances 1 and 2 to the first class, 1 to the second. At 3 one stands itself.
-    assert votes.shares[0] == pytest.approx([1.5 / 2.5, 1 / 2.5])
-    assert votes.shares[1] == pytest.approx([0, 1], abs=1e-9)
-    assert votes.distances == pytest.approx([4 / 3, 5 / 3])
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_each_cell_of_the_reference_is_left_out_in_turn(metric):
-    vectors, labels = clouds((0, 1), count=12)
-    # More copies of a cell than it has neighbours.
-    vectors[4:10] = vectors[3]
-    codes, how = np.array([name == "c1" for name in labels], dtype=int), Transfer(k=4, metric=metric)
-    space = how.space(vectors)
-    for kind in (Neighbours, Prototypes):
-        found = kind(space, codes, how).left_out(np.arange(24))
-        for row in range(24):
-            rest = np.arange(24) != row
-            wanted = kind(space[rest], codes[rest], how).votes(space[[row]])
-            assert found[row] == pytest.approx(wanted.distances[0], rel=1e-3, abs=1e-6)
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("method", ["neighbours", "prototypes"])
-def test_what_the_reference_lacks_is_unknown(method, metric):
-    vectors, labels = clouds((0, 1, 2))
-    labeller = Labeller(vectors, labels, Transfer(method=method, metric=metric, unknown=0.95))
-    others, truths = clouds((0, 1, 2, 4), seed=1)
-    found = told(labeller, others)
-    unknown = (found["prediction"] == "unknown").groupby(truths).mean()
-    assert unknown["c4"] > 0.95
-    assert unknown.drop("c4").between(0.01, 0.12).all()
-    known = (found["prediction"] != "unknown") & (np.array(truths) != "c4")
-    assert (found["prediction"][known] == np.array(truths)[known]).mean() > 0.99
-    shares = found.filter(like="probability_")
-    assert shares.columns.tolist() == ["probability_c0", "probability_c1", "probability_c2"]
-    assert shares.sum(axis=1).to_numpy() == pytest.approx(1)
-
-
-def test_nothing_is_unknown_unless_asked_for():
-    vectors, labels = clouds((0, 1))
-    labeller = Labeller(vectors, labels, Transfer(unknown=None))
-    assert set(told(labeller, clouds((5,))[0])["prediction"]) <= {"c0", "c1"}
-    assert labeller.facts["limits"] == {}
-
-
-def test_a_small_class_shares_the_limit_of_all():
-    vectors, labels = clouds((0, 1), count=60)
-    vectors[60:] = vectors[60:] * 3
-    whole = Labeller(vectors, labels, Transfer(k=5, metric="euclidean", unknown=0.9))
-    assert whole.limits[1] > 2 * whole.limits[0]
-    few = Labeller(vectors[:69], labels[:69], Transfer(k=5, metric="euclidean", unknown=0.9))
-    distances = Neighbours(vectors[:69], np.arange(69) // 60, few.how).left_out(np.arange(69))
-    assert few.limits[1] == pytest.approx(np.quantile(distances, 0.9))
-    assert few.limits[0] == pytest.approx(np.quantile(distances[:60], 0.9))
-
-
-def test_prototypes_say_how_sure_they_are():
-    # Two clouds of which about one cell in six lies nearer to the other's middle.
-    vectors = np.random.default_rng(0).normal(size=(600, 6)).astype(np.float32)
-    vectors[300:, 0] += 2
-    labels = np.repeat(["a", "b"], 300).tolist()
-    found = told(Labeller(vectors, labels, Transfer("prototypes", metric="euclidean", unknown=None)), vectors)
-    right = found["prediction"] == labels
-    sure = found.filter(like="probability_").max(axis=1)
-    assert 0.8 < right.mean() < 0.9
-    assert sure.mean() == pytest.approx(right.mean(), abs=0.02)
-
-
-def test_a_class_of_one_cell_has_no_distance_of_its_own():
-    vectors, labels = clouds((0, 1), count=30)
-    labeller = Labeller(vectors[:31], labels[:31], Transfer("prototypes"))
-    assert np.isfinite(labeller.limits).all()
-    with pytest.raises(DataError) as raised:
-        Labeller(vectors[[0, 40]], ["a", "b"], Transfer("prototypes"))
-    assert str(raised.value) == ("the reference has one cell of each class: nothing tells which distances are usual")
-
-
 def test_annotate_writes_into_the_query_itself(tmp_path):
     reference, query = (written(tmp_path, table, f"{name}.h5ad") for name, table in zip("rq", tables(), strict=True))
     before = slots(query)
@@ -322,9 +226,8 @@ def test_annotate_writes_into_the_query_itself(tmp_path):
     assert "left out of r.h5ad, without a gene that the model knows: 1 of 90 labelled cells" in err
     memory = transferred(*tables())
     pd.testing.assert_frame_equal(found.obs[KEYS], memory.obs[KEYS], check_exact=False, check_categorical=False)
-    _, again = said(*words, plugin=Plugin, code=2)
-    assert again[-1] == (
-        "exapt: "
+    # Nothing is embedded for a place that is taken, so that nothing is told of cells either.
+    assert refused(*words, plugin=Plugin) == (
         "q.h5ad has a column 'exapt_kind' in obs already. --overwrite replaces it; -o FILE.parquet writes another file."
     )
     assert said(*words, "--overwrite", plugin=Plugin)[0] == out
@@ -359,7 +262,10 @@ def test_annotate_refuses_in_a_line(tmp_path):
         "r.h5ad has no column 'type'; its columns are: kind, size, donor, checked, split"
     )
     assert refused(*words, "--label", "kind", "--set", "layer=counts", plugin=Plugin) == (
-        "--set takes PART.KEY=VALUE, such as reader.layer=counts, not 'layer=counts'"
+        "there are options of backbone, tokenizer and reader here, not of 'layer': --set reader.KEY=VALUE"
+    )
+    assert refused(*words, "--label", "kind", "--set", "reader=counts", plugin=Plugin) == (
+        "'reader' is 'counts': name an option, reader.KEY=VALUE"
     )
     (tmp_path / "cells.csv").write_text("id,kind\n1,a\n")
     assert refused("annotate", tmp_path / "cells.csv", *words[2:5], "--label", "kind", plugin=Plugin) == (

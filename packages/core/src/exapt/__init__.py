@@ -16,16 +16,19 @@ if TYPE_CHECKING:
         OutputError,
         PluginError,
         RecipeError,
+        TableError,
     )
     from exapt.events import Event, Run
     from exapt.hookspecs import hookimpl
     from exapt.recipe import Recipe
+    from exapt.settings import options_of, settings_of
     from exapt.specs import (
         Annotating,
         AugmentationSpec,
         BackboneSpec,
         Checkpoint,
         HeadSpec,
+        LocalPath,
         Options,
         ReaderSpec,
         ScorerSpec,
@@ -50,16 +53,19 @@ _HOMES = {
         "OutputError",
         "PluginError",
         "RecipeError",
+        "TableError",
     ),
     "exapt.events": ("Event", "Run"),
     "exapt.hookspecs": ("hookimpl",),
     "exapt.recipe": ("Recipe",),
+    "exapt.settings": ("options_of", "settings_of"),
     "exapt.specs": (
         "Annotating",
         "AugmentationSpec",
         "BackboneSpec",
         "Checkpoint",
         "HeadSpec",
+        "LocalPath",
         "Options",
         "ReaderSpec",
         "ScorerSpec",
@@ -85,6 +91,7 @@ __all__ = [
     "Event",
     "ExaptError",
     "HeadSpec",
+    "LocalPath",
     "Options",
     "OutputError",
     "PluginError",
@@ -95,6 +102,7 @@ __all__ = [
     "ScorerSpec",
     "Sourced",
     "StrategySpec",
+    "TableError",
     "TokenizerSpec",
     "Windowed",
     "WriterSpec",
@@ -105,7 +113,9 @@ __all__ = [
     "load",
     "open_table",
     "open_writer",
+    "options_of",
     "score",
+    "settings_of",
     "train",
 ]
 

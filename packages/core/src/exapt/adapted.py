@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,18 +13,29 @@ import numpy as np
 
 from exapt import adapter
 from exapt.building import Tallies, build_augmentations, encode, refuse_mistaken, refuse_too_long, source_of
+from exapt.data.strangers import strangers
 from exapt.data.tables import Examples
 from exapt.device import token_budget
-from exapt.errors import DataError
+from exapt.errors import DataError, UnknownClassError
 from exapt.measuring import predict, score
 from exapt.model import Model
-from exapt.parts import Array, Augmentation, Encoding, Tokenizer
+from exapt.parts import Array, Augmentation, Encoding, Head, Tokenizer
 from exapt.resolve import Resolved
 from exapt.rows import Inputs, Rows
+from exapt.units import (
+    answers_of_covered,
+    answers_of_seen,
+    empty_rows,
+    labels_of_covered,
+    left_out,
+    names_of_units,
+)
 from exapt.windows import in_windows
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from exapt.data.splits import Split
 
 
 @dataclass(frozen=True)
@@ -63,11 +75,12 @@ class Adapted:
         inputs: Sequence[Any] | Mapping[str, Sequence[Any]],
         ids: Sequence[str] | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        tallies: Tallies | None = None,
     ) -> pa.Table:
         """Answer for some inputs (a list, or one list per named input); one row each, in their order.
 
-        ``tell`` hears what there is to note of the inputs. Raises ``DataError`` for an input that the backbone cannot
-        read, and for lists of unequal length.
+        ``tell`` hears what there is to note of the inputs or, where more are to come, ``tallies`` take them in. Raises
+        ``DataError`` for an input that the backbone cannot read, and for lists of unequal length.
         """
         import pyarrow as pa
 
@@ -79,23 +92,35 @@ class Adapted:
                 raise DataError(f"the input '{name}' has {len(values)} values where another has {count}")
         if named and len(ids) != count:
             raise DataError(f"there are {len(ids)} ids for {count} inputs")
-        tallies = Tallies(self.tokenizer)
-        answers = pa.table(self.answer(Examples(ids, named, {}, pa.table({})), tallies))
-        for line in tallies.lines():
+        told = tallies or self.tallies()
+        answers = pa.table(self.answer(Examples(ids, named, {}, pa.table({})), told))
+        for line in [] if tallies else told.lines():
             tell(line)
         return answers
 
-    def answer(self, examples: Examples, tallies: Tallies | None = None) -> dict[str, list[Any]]:
-        """Return the columns of the answer: ``id``, of cells whether they are ``empty``, then what each head says."""
-        asked = self.ask(examples, tallies)
-        known: dict[str, list[Any]] = {"id": list(asked.examples.ids), **asked.places}
-        if self.resolved.backbone.offer.spec.accepts == "cell":
-            # The answer for a cell of which nothing is known is about nothing.
-            inputs = asked.rows.inputs.values()
-            known["empty"] = [any(row) for row in zip(*([e.empty for e in i.encodings] for i in inputs), strict=True)]
-        return {**known, **self.decode(self.outputs(asked.rows))}
+    def tallies(self) -> Tallies:
+        """Return new tallies of inputs, to be told of together by their ``lines`` once all were answered for."""
+        return Tallies(self.tokenizer)
 
-    def stream(self, chunks: Iterator[Examples], tallies: Tallies | None = None) -> Iterator[dict[str, list[Any]]]:
+    def answer(self, examples: Examples, tallies: Tallies | None = None) -> dict[str, Any]:
+        """Return the columns of the answer: ``id``, of cells whether they are ``empty``, then what each head says.
+
+        Beside answers unit by unit stand the names of the ``units``, where they have some.
+        """
+        asked = self.ask(examples, tallies)
+        known: dict[str, Any] = {"id": list(asked.examples.ids), **asked.places}
+        if self.resolved.backbone.offer.spec.accepts == "cell":
+            known["empty"] = _empty(asked.rows).tolist()
+        return {**known, **self._named(asked), **self.decode(self.outputs(asked.rows), asked.rows)}
+
+    def _named(self, asked: Asked) -> dict[str, pa.Array]:
+        answered = {asked.rows.answered[name] for name, head in asked.rows.heads.items() if head.answers == "unit"}
+        inputs = [name for name in asked.examples.inputs if name in answered]
+        names = {name: names_of_units(self.tokenizer, asked.examples.inputs[name]) for name in inputs}
+        columns = {"units" if len(inputs) == 1 else f"{name}.units": column for name, column in names.items()}
+        return {name: column for name, column in columns.items() if column is not None}
+
+    def stream(self, chunks: Iterator[Examples], tallies: Tallies | None = None) -> Iterator[dict[str, Any]]:
         """Answer chunk by chunk, in the order of the input; ``tallies`` takes in what is encoded."""
         for number, examples in enumerate(chunks):
             if number == 0:
@@ -122,6 +147,9 @@ class Adapted:
     def ask(self, examples: Examples, tallies: Tallies | None = None) -> Asked:
         """Encode examples, with their labels where they have any."""
         encodings = self._encode(examples, tallies)
+        examples, unseen = labels_of_covered(examples, encodings, self.resolved)
+        if tallies:
+            tallies.note(unseen)
         cuts = in_windows(encodings, self.model.backbone)
         if cuts is None:
             return Asked(self._rows(examples, encodings), examples, {})
@@ -161,21 +189,30 @@ class Adapted:
         answers = predict(self.model, rows, np.arange(len(rows)), budget)
         return [answers[row] for row in range(len(rows))]
 
-    def decode(self, outputs: Sequence[Mapping[str, Array]]) -> dict[str, list[Any]]:
-        """Put outputs into words; each column is prefixed by its head's name where there are several heads."""
-        columns: dict[str, list[Any]] = {}
+    def decode(self, outputs: Sequence[Mapping[str, Array]], rows: Rows) -> dict[str, Any]:
+        """Put the outputs of rows into words, None for a unit that no token covers and for a row without any other.
+
+        Each column is prefixed by its head's name where there are several heads.
+        """
+        columns: dict[str, Any] = {}
         for name in self.model.heads:
             prefix = f"{name}." if len(self.model.heads) > 1 else ""
-            said = self.model.head(name).decode([output[name] for output in outputs])
+            head, own = self.model.head(name), [output[name] for output in outputs]
+            encodings = rows.inputs[rows.answered[name]].encodings
+            if head.answers == "unit":
+                said = answers_of_covered(head, own, encodings)
+            else:
+                said = answers_of_seen(head.decode(own), _empty(rows))
             columns |= {f"{prefix}{column}": values for column, values in said.items()}
         return columns
 
     def evaluate(self, examples: Examples, by: str = "", tallies: Tallies | None = None) -> dict[str, dict[str, float]]:
         """Return metrics of labelled examples: under ``all`` and, if ``by`` names a column, under each of its values.
 
-        Raises ``DataError`` if there is no such column.
+        Rows of which the model sees nothing are left out, as ``tallies`` are told. Raises ``DataError`` if there is no other,
+        or no such column.
         """
-        asked = self.ask(examples, tallies)
+        asked = self._seen(self.ask(examples, tallies), tallies)
         rows, outputs = asked.rows, self.outputs(asked.rows)
         report = {"all": {"rows": float(len(rows)), **score(self.model, rows, outputs)}}
         for value, chosen in _groups(asked.examples, by).items():
@@ -184,11 +221,30 @@ class Adapted:
             report[value] = {"rows": float(len(chosen)), **score(self.model, part, answers)}
         return report
 
+    def _seen(self, asked: Asked, tallies: Tallies | None) -> Asked:
+        empty = _empty(asked.rows)
+        if not empty.any():
+            return asked
+        kept = np.flatnonzero(~empty)
+        if tallies:
+            tallies.note([left_out(len(empty) - len(kept), "the metrics")])
+            if not len(kept):
+                # It knows better what is amiss with all of them, such as names that no model knows.
+                tallies.lines()
+        if not len(kept):
+            raise DataError("of no row does the model see anything: there is nothing to measure.")
+        places = {name: [values[row] for row in kept] for name, values in asked.places.items()}
+        return Asked(asked.rows.subset(kept), asked.examples.take(kept), places)
+
     def _only_input(self) -> str:
         names = list(self.resolved.recipe.data.inputs)
         if len(names) > 1:
             raise DataError(f"this adapter reads several inputs, {', '.join(names)}: give one list for each by name")
         return names[0]
+
+
+def _empty(rows: Rows) -> Array:
+    return empty_rows({name: inputs.encodings for name, inputs in rows.inputs.items()})
 
 
 def _groups(examples: Examples, by: str) -> dict[str, Array]:
@@ -200,15 +256,38 @@ def _groups(examples: Examples, by: str) -> dict[str, Array]:
     return {f"{by}={value}": np.flatnonzero(values == value) for value in np.unique(values)}
 
 
-def encode_labels(rows: Rows, examples: Examples, resolved: Resolved) -> dict[str, list[Array]]:
-    """Return each head's targets. Raises ``DataError``, with the row's id and the label's column, for one it cannot take."""
-    targets: dict[str, list[Array]] = {}
-    for name, labels in examples.labels.items():
-        head, lengths = rows.heads[name], rows.lengths(name)
-        targets[name] = []
-        for label, length, who in zip(labels, lengths, examples.ids, strict=True):
-            try:
-                targets[name].append(head.encode(label, length))
-            except DataError as error:
-                raise DataError(f"'{who}', label '{resolved.heads[name].label}': {error}") from None
+def encode_labels(
+    rows: Rows, examples: Examples, resolved: Resolved, split: Split | None = None
+) -> dict[str, list[Array]]:
+    """Return each head's targets. Raises ``DataError``, with the row's id and the label's column, for one it cannot take.
+
+    Where the examples are ``split``, it says of classes that stand in later parts alone that no row of train has them.
+    """
+    return {name: _encoded(rows, name, examples, resolved, split) for name in examples.labels}
+
+
+def _encoded(rows: Rows, name: str, examples: Examples, resolved: Resolved, split: Split | None) -> list[Array]:
+    head, lengths, labels = rows.heads[name], rows.lengths(name), examples.labels[name]
+    what, targets = f"label '{resolved.heads[name].label}'", []
+    for label, length, who in zip(labels, lengths, examples.ids, strict=True):
+        try:
+            targets.append(head.encode(label, length))
+        except DataError as error:
+            said = ""
+            if split is not None and isinstance(error, UnknownClassError):
+                said = strangers(_unknown(head, labels, lengths), split, examples.ids)
+            raise DataError(f"{what}: {said}" if said else f"'{who}', {what}: {error}") from None
     return targets
+
+
+def _unknown(head: Head, labels: Sequence[Any], lengths: Sequence[int]) -> dict[int, str]:
+    """Return the class that a head does not know of each row that has one."""
+    found = {}
+    for row, (label, length) in enumerate(zip(labels, lengths, strict=True)):
+        # Another fault is said of its own row, once the classes are as they should be.
+        with suppress(DataError):
+            try:
+                head.encode(label, length)
+            except UnknownClassError as error:
+                found[row] = error.name
+    return found

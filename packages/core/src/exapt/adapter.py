@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from exapt.building import build_backbone, build_model, build_strategies, build_
 from exapt.errors import AdapterError, DataError, OutputError, listed
 from exapt.fingerprint import architecture, fingerprint, fingerprint_tokenizer, tensor_sha256
 from exapt.golden import check_probe, probe
-from exapt.installed import cache_folder
 from exapt.manifest import BACKBONE, HEADS, MANIFEST, card, dumped
 from exapt.model import Model, backbone_state
 from exapt.parts import Tokenizer
+from exapt.places import BACKBONES, TOKENIZERS, remember
 from exapt.plugins import Plugins
 from exapt.resolve import Resolved
 
@@ -219,8 +218,7 @@ def rebuild(
     model.eval()
     found_probe = probe(model, tokenizer, probes, list(resolved.recipe.data.inputs))
     check_probe(folder.name, manifest["probe"], found_probe)
-    if resolved.folder:
-        remember_source(said, resolved.folder)
+    remember_places(said, manifest["tokenizer"]["fingerprint"], resolved)
     return model, tokenizer
 
 
@@ -289,20 +287,7 @@ def check_fit(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tenso
             )
 
 
-def remember_source(word: str, source: str) -> None:
-    """Note, on this machine only, in which folder the weights of a fingerprint stand."""
-    path = cache_folder() / "backbones" / f"{word}.json"
-    # A help for later, that no run should fail for; without it ``load`` asks where the weights are.
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"source": str(Path(source).resolve())}), encoding="utf-8")
-
-
-def remembered_source(word: str) -> str:
-    """Return the folder where weights of a fingerprint were last seen on this machine, or nothing."""
-    path = cache_folder() / "backbones" / f"{word}.json"
-    try:
-        source = str(json.loads(path.read_text(encoding="utf-8"))["source"])
-    except (OSError, ValueError, KeyError):
-        return ""
-    return source if Path(source).exists() else ""
+def remember_places(weights: str, tokenizer: str, resolved: Resolved) -> None:
+    """Note, on this machine only, where the files of these fingerprints, of weights and of a tokenizer, stand."""
+    remember(BACKBONES, weights, {"source": resolved.folder} if resolved.folder else {})
+    remember(TOKENIZERS, tokenizer, resolved.tokenizer.files)

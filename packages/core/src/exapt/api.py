@@ -12,14 +12,16 @@ from exapt.adapted import Adapted
 from exapt.comparison import Comparison
 from exapt.comparison import compare as _compare
 from exapt.embedding import Embedder, embed_file
-from exapt.errors import AdapterError
+from exapt.errors import AdapterError, RecipeError
 from exapt.events import Listener
 from exapt.manifest import read_manifest
+from exapt.places import BACKBONES, TOKENIZERS, found_here, remembered
 from exapt.plugins import Plugins, overridden, using
 from exapt.recipe import Recipe, read_recipe
 from exapt.resolve import Resolved, resolve
 from exapt.scores import score_file, score_pairs, score_table
 from exapt.scoring import Choice, Scoring
+from exapt.specs import TokenizerSpec, local_paths
 from exapt.training import run
 
 if TYPE_CHECKING:
@@ -44,25 +46,67 @@ def train(
     return run(read_recipe(recipe), Path(out) if out else None, resume=resume, device=device, listeners=listeners)
 
 
-def load(folder: str | Path, *, backbone: str = "", device: str = "") -> Adapted:
+def load(
+    folder: str | Path,
+    *,
+    backbone: str = "",
+    device: str = "",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Adapted:
     """Load an adapter, and with it only the plugins that it names.
 
-    ``backbone`` (``FAMILY:FOLDER``) says where the weights stand, if this machine has not seen them yet. Raises
-    ``AdapterError`` unless tensors, backbone, tokenizer and answers are those that were saved.
+    ``backbone`` (``FAMILY:FOLDER``) says where the weights stand, if this machine has not seen them yet; ``settings``
+    holds options of the ``tokenizer``, such as where its files stand. Raises ``AdapterError`` unless tensors, backbone,
+    tokenizer and answers are those that were saved, and ``RecipeError`` for an option that there is not.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     plugins = adapter.plugins_for(manifest, folder.name, overridden())
     with using(plugins):
-        resolved = _resolved(folder, manifest, backbone, plugins)
+        resolved = _resolved(folder, manifest, backbone, settings or {}, plugins)
         model, tokenizer = adapter.rebuild(folder, manifest, resolved, devices.choose(device))
     return Adapted(model, tokenizer, resolved, manifest)
 
 
-def _resolved(folder: Path, manifest: Mapping[str, Any], backbone: str, plugins: Plugins) -> Resolved:
+def _resolved(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    backbone: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    plugins: Plugins,
+) -> Resolved:
+    given = _given(folder, settings)
     recipe = read_recipe(manifest["recipe"])
     source = _source(folder, manifest, backbone, plugins)
+    if recipe.tokenizer is not None:
+        files = local_paths(plugins.get(TokenizerSpec, recipe.tokenizer.name).spec.options)
+        lost = {key: str(said) for key in files if (said := recipe.tokenizer.options.get(key)) and key not in given}
+        here = {**_files(folder, manifest, lost, source), **given}
+        recipe = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update=here)})
     return resolve(recipe, plugins, source)
+
+
+def _given(folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the options of the tokenizer. Raises ``RecipeError`` where it is told of anything else."""
+    unknown = settings.keys() - {"tokenizer"}
+    if unknown:
+        raise RecipeError(f"of an adapter only options of its tokenizer can be set, not of '{min(unknown)}'")
+    given = settings.get("tokenizer", {})
+    if not isinstance(given, Mapping) or "name" in given:
+        raise RecipeError(f"'{folder.name}' has its own tokenizer: name an option of it, tokenizer.KEY=VALUE")
+    return given
+
+
+def _files(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, str], weights: str) -> dict[str, str]:
+    """Return where files of the tokenizer stand here; the adapter knows their last names alone."""
+    here = found_here(files, TOKENIZERS, manifest["tokenizer"]["fingerprint"], weights)
+    for key, file in files.items():
+        if key not in here:
+            raise AdapterError(
+                f"'{folder.name}' was learned with tokenizer.{key} '{Path(file).name}', which this machine has not seen: "
+                f"say where it is with --set tokenizer.{key}=PATH"
+            )
+    return here
 
 
 def _source(folder: Path, manifest: Mapping[str, Any], backbone: str, plugins: Plugins) -> str:
@@ -76,7 +120,7 @@ def _source(folder: Path, manifest: Mapping[str, Any], backbone: str, plugins: P
         return source
     if not facts["local"]:
         return ""
-    source = adapter.remembered_source(facts["fingerprint"] or facts["architecture"])
+    source = remembered(BACKBONES, facts["fingerprint"] or facts["architecture"]).get("source", "")
     if not source:
         raise AdapterError(
             f"'{folder.name}' was learned on the local weights '{facts['name']}', which this machine has not seen: "

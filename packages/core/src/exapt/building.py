@@ -13,7 +13,7 @@ from torch import nn
 
 from exapt import device as devices
 from exapt.data.tables import Examples
-from exapt.errors import DataError, ExaptError, PluginError, RecipeError
+from exapt.errors import DataError, ExaptError, PluginError, RecipeError, TableError
 from exapt.model import Model, apply_strategies
 from exapt.parts import (
     NO_UNIT,
@@ -191,6 +191,8 @@ def encode_one(tokenizer: Tokenizer, value: Any, name: str, backbone: Chosen, re
         raise DataError(f"'{name}': is {value!r}, not a sequence")
     try:
         return tokenizer.encode(value)
+    except TableError:
+        raise
     except DataError as error:
         raise DataError(f"'{name}': {error}") from None
     except (ExaptError, MemoryError):
@@ -245,13 +247,18 @@ class Tallies:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._tallies: dict[str, Tally] = {}
+        self._notes: list[str] = []
 
     def count(self, name: str, values: Sequence[Any], encodings: Sequence[Encoding]) -> None:
-        """Take in more values of the input ``name``. Raises ``DataError`` where too little of them is known."""
+        """Take in more values of the input ``name``."""
         if name not in self._tallies:
             self._tallies[name] = self._tokenizer.tally()
         self._tallies[name].count(values, encodings)
 
+    def note(self, lines: Sequence[str]) -> None:
+        """Take in what else there is to tell."""
+        self._notes += lines
+
     def lines(self) -> list[str]:
-        """Return what there is to tell of all inputs."""
-        return [line for name, tally in self._tallies.items() for line in tally.lines(name)]
+        """Return what there is to tell of all inputs. Raises ``DataError`` where too little of them all is known."""
+        return [*(line for name, tally in self._tallies.items() for line in tally.lines(name)), *self._notes]

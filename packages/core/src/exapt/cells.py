@@ -23,10 +23,12 @@ Array = npt.NDArray[Any]
 class Genes:
     """The genes of a table of cells, by ``names`` as the table gives them and in its order.
 
-    All cells of a table share one, so that whatever is looked up of it needs to be looked up once.
+    All cells of a table share one, so that whatever is looked up of it needs to be looked up once. ``columns`` are those
+    of the table by which its genes could be named instead.
     """
 
     names: tuple[str, ...]
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.names)) < len(self.names):
@@ -39,8 +41,8 @@ class Genes:
 
     @cached_property
     def serialised(self) -> bytes:
-        """The names as JSON; Arrow asks for them whenever it gives a column's type back."""
-        return json.dumps(self.names).encode()
+        """Names and columns as JSON; Arrow asks for them whenever it gives a column's type back."""
+        return json.dumps([self.names, self.columns]).encode()
 
     @cached_property
     def digest(self) -> str:
@@ -111,7 +113,7 @@ def _short(value: Any) -> str:
 # Arrow forgets the type that it was given and makes another of its serialised form; cells of one table share their genes.
 @lru_cache(maxsize=8)
 def _from_arrow(serialised: bytes) -> tuple[Genes, bool]:
-    return Genes(tuple(json.loads(serialised[1:]))), serialised[:1] == b"1"
+    return Genes(*map(tuple, json.loads(serialised[1:]))), serialised[:1] == b"1"
 
 
 class CellType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no types of its own

@@ -193,14 +193,12 @@ def _head(resolved: Resolved) -> Head:
 def _has_baseline(recipe: Recipe) -> bool:
     """Whether a linear model can answer: it reads texts, per position one text only, or one whole cell."""
     resolved = resolve(recipe, current())
-    (chosen,) = resolved.heads.values()
-    if chosen.offer.spec.baseline == "none" or resolved.backbone.offer.spec.accepts not in _SIMPLE:
+    (chosen,), accepts = resolved.heads.values(), resolved.backbone.offer.spec.accepts
+    if chosen.offer.spec.baseline == "none" or accepts not in _SIMPLE:
         return False
     table = read_table(resolved)
-    ragged = _head(resolved.infer(table.labels("train"))).ragged
-    if resolved.backbone.offer.spec.accepts == "cell":
-        return len(table.examples.inputs) == 1 and not ragged
-    return len(table.examples.inputs) == 1 or not ragged
+    simple = (len(table.examples.inputs) == 1, not _head(resolved.infer(table.labels("train"))).ragged)
+    return all(simple) if accepts == "cell" else any(simple)
 
 
 def _value(values: Mapping[str, float], metric: str, name: str, seed: int) -> float:

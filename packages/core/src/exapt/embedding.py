@@ -35,11 +35,13 @@ from exapt.plugins import current
 from exapt.recipe import Component, DataOptions
 from exapt.resolve import Chosen, portable, read_by, resolve_backbone, weights_folder
 from exapt.specs import Windowed
+from exapt.units import names_of_units
 
 PER_UNIT = "none"
 # Rows that are embedded, and kept for a restart, together; per unit they take a hundred times the room.
 _ROWS, _ROWS_PER_UNIT = 1024, 128
 _KEY, _MARK = "key.json", "exapt embed"
+_WHERE = ("source", "revision")
 _OURS = re.compile(r"key\.json|\d{8}\.(arrow|under-way)")
 
 
@@ -88,7 +90,7 @@ class Embedder:
             "weights": fingerprint(model),
             "options": chosen.options.model_dump(mode="json", exclude={"source", "revision"}),
             "tokenizer": fingerprint_tokenizer(tokenizer, probe_inputs(chosen)),
-            "tokenizer_options": reads.options.model_dump(mode="json", exclude={"source", "revision"}),
+            "tokenizer_options": {key: value for key, value in reads.kept.items() if key not in _WHERE},
             "plugin": f"{info.distribution} {info.version}",
             "pooling": pooling,
             "layer": last if layer == -1 else layer,
@@ -150,10 +152,11 @@ class Embedder:
         units, _ = features.per_unit()
         return [row[:length].numpy() for row, length in zip(units, features.lengths.tolist(), strict=True)]
 
-    def batch(self, ids: Sequence[str], encodings: Sequence[Encoding]) -> pa.RecordBatch:
+    def batch(self, ids: Sequence[str], values: Sequence[Any], encodings: Sequence[Encoding]) -> pa.RecordBatch:
         """Return a record batch of ``id`` and ``embedding``: a vector, or a list of one vector per unit.
 
-        Of cells, ``empty`` tells of which nothing is known, so that their vectors say nothing.
+        Of cells, ``empty`` tells of which nothing is known, so that their vectors say nothing. Where units have names,
+        ``units`` are those of the vectors.
         """
         answers = self.vectors(encodings)
         width = self.backbone.width
@@ -166,6 +169,9 @@ class Embedder:
         known = {"id": pa.array(list(ids), pa.string())}
         if self.accepts == "cell":
             known["empty"] = pa.array([encoding.empty for encoding in encodings])
+        units = names_of_units(self.tokenizer, values) if self.pooling == PER_UNIT else None
+        if units is not None:
+            known["units"] = units
         return pa.record_batch({**known, "embedding": column})
 
 
@@ -201,7 +207,12 @@ def embed_file(
     if len(options.inputs) != 1:
         raise RecipeError("embeddings are of one input: name one column")
     parts, tallies = Path(f"{out}.parts"), Tallies(embedder.tokenizer)
-    key = {**embedder.key, "table": table_sha256(path), "inputs": dict(options.inputs), "id": options.id}
+    key = {
+        **embedder.key,
+        "table": table_sha256(path, options.format),
+        "inputs": dict(options.inputs),
+        "id": options.id,
+    }
     key |= {"reader": dict(options.reader)} if options.reader else {}
     about = {"source": path, "answers": "embedding", "names": {"": embedder.short_name}, "facts": key}
     with open_writer(out, format, overwrite=overwrite, about=about) as writer:
@@ -215,12 +226,13 @@ def embed_file(
                 writer.write(batch)
                 rows += batch.num_rows
                 progress(rows)
+            lines = tallies.lines()
         except DataError:
             # The table must change before it can be embedded, and then what is done belongs to another.
             _clear(parts)
             raise
     _clear(parts)
-    for line in tallies.lines():
+    for line in lines:
         tell(line)
     return rows
 
@@ -282,7 +294,7 @@ def _parts(
         encodings = embedder.encode(values, examples.ids)
         tallies.count(name, values, encodings)
         if not part.is_file():
-            _write_part(part, embedder.batch(examples.ids, encodings))
+            _write_part(part, embedder.batch(examples.ids, values, encodings))
         yield part
 
 

@@ -2,6 +2,8 @@
 
 ExaptError                    one sentence: what, which, what to do
 ├── DataError                 a table, a sequence or a label that cannot be used
+│   ├── TableError            a whole table, at whichever of its rows that is noticed
+│   └── UnknownClassError     a label that is none of the classes that there are
 ├── RecipeError               a recipe that cannot be run as written
 ├── ComponentError            a backbone, head, strategy, ... that is unknown or offered twice
 ├── AdapterError              an adapter that does not fit what stands on this machine
@@ -12,7 +14,7 @@ ExaptError                    one sentence: what, which, what to do
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ExaptError(Exception):
@@ -23,6 +25,20 @@ class ExaptError(Exception):
 
 class DataError(ExaptError):
     """The data cannot be used as they are."""
+
+
+class TableError(DataError):
+    """No row of a table can be used: raised at the first of them, and said of none in particular."""
+
+
+class UnknownClassError(DataError):
+    """A label is ``name``, which is none of the classes."""
+
+    def __init__(self, name: str, classes: Sequence[str]) -> None:
+        super().__init__(
+            f"is '{name}', which is none of the classes {', '.join(classes)}.{did_you_mean(name, classes)}"
+        )
+        self.name = name
 
 
 class RecipeError(ExaptError):

@@ -36,8 +36,10 @@ def architecture(backbone: Backbone) -> str:
 
 
 def fingerprint_tokenizer(tokenizer: Tokenizer, probes: Sequence[Any]) -> str:
-    """Return the sha256 over the vocabulary and what becomes of the probe inputs, in which the options that matter show."""
+    """Return the sha256 over vocabulary, rules and what becomes of the probe inputs, in which other options show."""
     digest = hashlib.sha256(json.dumps(sorted(tokenizer.vocabulary.items())).encode())
+    if tokenizer.rules:
+        digest.update(json.dumps(tokenizer.rules, sort_keys=True).encode())
     for probe in probes:
         encoding = tokenizer.encode(probe)
         for name, array in sorted(encoding.arrays.items()):

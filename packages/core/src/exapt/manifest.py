@@ -134,7 +134,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         _Manifest.model_validate(manifest)
     except ValidationError as error:
         raise AdapterError(f"'{path}' is damaged: {_first_fault(error)}") from None
-    return dict(manifest)
+    return _as_today(manifest)
+
+
+def _as_today(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest as it would be written now: up to 0.2 a group could stand beside a column of parts, and had no say."""
+    split = manifest["recipe"].get("split")
+    if not isinstance(split, Mapping) or not (split.get("column") and split.get("group")):
+        return dict(manifest)
+    return {**manifest, "recipe": {**manifest["recipe"], "split": {**split, "group": ""}}}
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 from exapt.adapted import Adapted
 from exapt.building import Tallies
 from exapt.builtin._writers import csv_rows
-from exapt.data.files import open_writer, reader_of
+from exapt.data.files import open_writer, reader_of, table_sha256
 from exapt.data.leakage import Leakage, band_of
 from exapt.data.leakage import leakage as compare_rows
 from exapt.data.relatives import Relatives, rule_of
@@ -24,6 +24,7 @@ from exapt.data.splits import PARTS, by_column
 from exapt.data.tables import Examples, read_examples, stream_examples
 from exapt.errors import DataError
 from exapt.recipe import DataOptions
+from exapt.units import column_of
 
 _CHUNK = 1024
 _IDENTITY = "identity"
@@ -85,7 +86,7 @@ def predict_file(
     options = data_options(adapted, path, input_, id_, reader=reader, settings=settings)
     chunks = stream_examples(path, options, _CHUNK, tell)
     tallies = Tallies(adapted.tokenizer)
-    about = {"source": path, "answers": "prediction", "names": adapted.tasks, "facts": _facts(adapted)}
+    about = {"source": path, "answers": "prediction", "names": adapted.tasks, "facts": _facts(adapted, options)}
     writing = open_writer(out, format_, overwrite=overwrite, about=about) if out else nullcontext(Stdout())
     rows = 0
     with writing as writer:
@@ -93,14 +94,16 @@ def predict_file(
             batch = as_batch(columns)
             writer.write(batch)
             rows += batch.num_rows
-    for line in tallies.lines():
+        lines = tallies.lines()
+    for line in lines:
         tell(line)
     return rows
 
 
-def _facts(adapted: Adapted) -> dict[str, Any]:
+def _facts(adapted: Adapted, options: DataOptions) -> dict[str, Any]:
     told = ("exapt", "plugins", "backbone", "tokenizer", "data", "metrics", "recipe")
-    return {key: adapted.manifest[key] for key in told}
+    # The recipe has the options that were learned with, which others may have replaced.
+    return {key: adapted.manifest[key] for key in told} | {"reader": dict(options.reader)}
 
 
 class Stdout:
@@ -118,21 +121,9 @@ class Stdout:
         self._table.writerows(csv_rows(batch))
 
 
-def as_batch(columns: dict[str, list[Any]]) -> pa.RecordBatch:
+def as_batch(columns: Mapping[str, list[Any] | pa.Array]) -> pa.RecordBatch:
     """Return columns as a record batch whose types depend on the kind of answer, not on the values of one chunk."""
-    return pa.record_batch({name: pa.array(values, _type(values)) for name, values in columns.items()})
-
-
-def _type(values: Sequence[Any]) -> pa.DataType | None:
-    first = next((value for value in values if value is not None), None)
-    if first is None and len(values):
-        # Numbers alone may be missing, and all of a chunk's can be.
-        return pa.float64()
-    if not isinstance(first, list):
-        return None
-    members: Iterable[Any] = (member for value in values for member in value or ())
-    # A list of class names may be empty in every row of a chunk; lists of numbers never are.
-    return pa.list_(pa.float64()) if isinstance(next(iter(members), ""), float) else pa.list_(pa.string())
+    return pa.record_batch({name: column_of(values) for name, values in columns.items()})
 
 
 def evaluate_file(
@@ -157,11 +148,13 @@ def evaluate_file(
     if (leakage and not against) or (by and against):
         raise DataError("--leakage needs --against" if leakage and not against else "give --by or --against, not both")
     options = data_options(adapted, path, input_, id_, labels=labels, reader=reader, settings=settings)
-    examples, report = read_examples(options, adapted.resolved.labels)
+    examples, report = read_examples(options, adapted.resolved.labels, per_unit=adapted.resolved.per_unit)
     notes = report.lines()
     if part:
         examples = _part(adapted, examples, part)
         notes.append(f"part '{part}': {len(examples)} rows")
+    else:
+        notes += _learned_from(adapted, options, report.rows)
     if against:
         found, said = _compared(adapted, examples, against, options)
         notes += [*said, *found.lines()]
@@ -173,6 +166,20 @@ def evaluate_file(
     tallies = Tallies(adapted.tokenizer)
     metrics = adapted.evaluate(examples, by, tallies)
     return metrics, [*notes, *tallies.lines()]
+
+
+def _learned_from(adapted: Adapted, options: DataOptions, rows: int) -> list[str]:
+    """Say of the table that was learned from that it is: a model knows the answers to rows of train."""
+    path, learned = Path(options.path), adapted.manifest["data"]
+    # A pipe can be read only once.
+    if not (path.is_file() or path.is_dir()) or table_sha256(path, options.format) != learned["sha256"]:
+        return []
+    by_column = bool(adapted.resolved.recipe.split.column)
+    how = "--part test does" if by_column else "--part test does after 'exapt split', or a file of their own"
+    return [
+        f"{path.name} is the table that was learned from: {learned['rows']['train']:,} of its {rows:,} rows are training rows, "
+        f"which flatter; measure rows that were held out ({how})"
+    ]
 
 
 def _compared(adapted: Adapted, examples: Examples, against: Path, options: DataOptions) -> tuple[Leakage, list[str]]:

@@ -58,7 +58,7 @@ class SplitOptions(Options):
         (), description="Values of the column whose rows are the test part; others are train."
     )
     group: str = Field(
-        "", description="Column whose groups must not be torn apart; used where there is no split column."
+        "", description="Column whose groups must not be torn apart; not beside column, which names the parts itself."
     )
     homology: float = Field(
         0.0,
@@ -109,6 +109,11 @@ class SplitOptions(Options):
     def _one_way(self) -> Self:
         if self.homology and self.column:
             raise ValueError("homology deals the rows to parts itself: leave out column, or write group for it")
+        if self.group and self.column:
+            raise ValueError(
+                "column names each row's part, so that group has no say: leave one of them out; "
+                f'origins = ["{self.group}"] tells which of its values stand on both sides'
+            )
         if (self.valid or self.test) and not self.column:
             raise ValueError("valid and test are values of a column: name it as column")
         for value in self.valid:

@@ -22,6 +22,7 @@ from exapt.specs import (
     StrategySpec,
     TokenizerSpec,
     Windowed,
+    local_paths,
 )
 
 
@@ -32,9 +33,21 @@ class Chosen:
     offer: Offer[Any]
     options: Options
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The files and folders of this machine that options name, by option."""
+        named = {name: getattr(self.options, name) for name in local_paths(type(self.options))}
+        return {name: path for name, path in named.items() if path}
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """All options, ready for JSON; files and folders by their last name: where they stand is a matter of one machine."""
+        short = {name: Path(path).expanduser().resolve().name for name, path in self.files.items()}
+        return {**self.options.model_dump(mode="json"), **short}
+
     def as_component(self, name: str = "") -> dict[str, Any]:
         """Return it as it stands in a recipe: every option written out."""
-        return {"name": name or self.offer.spec.name, **self.options.model_dump(mode="json")}
+        return {"name": name or self.offer.spec.name, **self.kept}
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,11 @@ class Resolved:
     def labels(self) -> dict[str, str | tuple[str, ...]]:
         """The label column(s) of each head that learns from labels."""
         return {name: head.label for name, head in self.heads.items() if head.offer.spec.labelled}
+
+    @property
+    def per_unit(self) -> frozenset[str]:
+        """The heads whose labels are of units."""
+        return frozenset(name for name in self.labels if self.heads[name].offer.spec.answers == "unit")
 
     @property
     def answered(self) -> dict[str, str]:
@@ -268,11 +286,12 @@ def _with_engine(recipe: Recipe, modality: str) -> Recipe:
     """Write into the recipe what is to compare its sequences; raises ``RecipeError`` if nothing can align their kind."""
     options = recipe.split
     key = "homology" if options.homology else "leakage"
-    if not getattr(options, key) or (modality == "cell" and key == "leakage"):
+    if not getattr(options, key):
         return recipe
     if modality not in ("dna", "protein"):
         raise RecipeError(
-            f"split.{key} compares sequences of DNA or protein, but '{recipe.backbone.name}' reads {modality}"
+            f"split.{key} compares sequences of DNA or protein, but '{recipe.backbone.name}' reads {modality}: leave it out; "
+            "split.group keeps rows of one origin together, and split.origins names columns to tell of"
         )
     found = "mmseqs" if shutil.which("mmseqs") else "pyopal"
     engine = found if options.engine == "auto" else options.engine

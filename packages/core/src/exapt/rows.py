@@ -182,8 +182,8 @@ class Rows:
         for name, values in encodings.items():
             values[row], moved[name] = self.source.changed(name, row, rng, values[row])
         for name, head in self.heads.items():
-            units = moved[self.answered[name]]
-            if head.labelled and head.answers == "unit" and units is not None:
+            if head.labelled and head.answers == "unit":
+                units = _stand(moved[self.answered[name]], encodings[self.answered[name]][row])
                 targets[name][row] = _moved(targets[name][row], units, head.pad)
 
     def views(self) -> list[View]:
@@ -208,7 +208,10 @@ class Rows:
 
     def _view(self, seen: Mapping[str, Sequence[Sequence[tuple[Encoding, Array | None]]]], number: int) -> View:
         inputs = {name: Inputs.bare([views[number][0] for views in values]) for name, values in seen.items()}
-        units = {name: [views[number][1] for views in values] for name, values in seen.items()}
+        units = {
+            name: [_stand(units, encoding) for encoding, units in (views[number] for views in values)]
+            for name, values in seen.items()
+        }
         return View(replace(self, inputs=inputs, targets={}, source=None), units)
 
     def _targets(self, head: str, rows: Array) -> Tensor:
@@ -219,8 +222,18 @@ class Rows:
         return torch.from_numpy(padded(arrays, longest, self.heads[head].pad))
 
 
-def _moved(target: Array, units: Array, pad: float) -> Array:
+def _stand(units: Array | None, encoding: Encoding) -> Array | None:
+    """Return where the ``units`` of a changed input stood before, nowhere if no token covers them; None if all stay."""
+    covered = encoding.covered
+    if covered.all():
+        return units
+    return np.where(covered, np.arange(encoding.length) if units is None else units, NO_UNIT)
+
+
+def _moved(target: Array, units: Array | None, pad: float) -> Array:
     """Return the labels [units, ...] of units that stood elsewhere before; new ones have none."""
+    if units is None:
+        return target
     known = units != NO_UNIT
     moved = target[np.where(known, units, 0)]
     moved[~known] = pad

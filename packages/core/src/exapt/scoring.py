@@ -16,6 +16,7 @@ from exapt.data.variants import Row, Told, Unchanged, Variant
 from exapt.embedding import named_parts
 from exapt.errors import DataError, ExaptError, PluginError, RecipeError, listed
 from exapt.expectations import Expectations
+from exapt.installed import commands
 from exapt.pairs import Pairs
 from exapt.parts import Augmentation, Backbone, LanguageModel, Question, Scorer, Tokenizer
 from exapt.plugins import Offer, Plugins, current
@@ -59,6 +60,7 @@ class Scoring:
         plugins, choice = current(), choice or Choice()
         own = _own_settings(choice)
         chosen, checkpoint, reads = resolve_backbone(plugins, *named_parts(backbone, own))
+        _check_letters(chosen, backbone)
         scored_by = _scorer(plugins, chosen, backbone, choice)
         views = [_view(plugins, chosen, name) for name in choice.average]
         tokenizer, model = build_tokenizer(reads), build_backbone(chosen)
@@ -76,6 +78,7 @@ class Scoring:
         Raises ``RecipeError`` if it has no such head, and for options of backbone or tokenizer, which it has already.
         """
         plugins, choice, resolved = current(), choice or Choice(), adapted.resolved
+        _check_letters(resolved.backbone, adapted.name)
         if _own_settings(choice):
             raise RecipeError(
                 "an adapter has the options of its backbone and tokenizer already: only scorer can be set"
@@ -183,6 +186,18 @@ def _own_settings(choice: Choice) -> dict[str, Mapping[str, Any]]:
                 "scorer.units_only=true"
             )
     return {part: options for part, options in choice.settings.items() if part != "scorer"}
+
+
+def _check_letters(backbone: Chosen, name: str) -> None:
+    """Raise ``RecipeError`` for a backbone of other inputs than sequences, with the commands that come with it, if any."""
+    accepts, distribution = backbone.offer.spec.accepts, backbone.offer.info.distribution
+    if accepts == "sequence":
+        return
+    theirs = [info.name for info in commands() if info.distribution == distribution]
+    instead = f". For {accepts}s, {distribution} has the commands {listed(theirs)}" if theirs else ""
+    raise RecipeError(
+        f"'{name}' reads {accepts}s, which have no variants to score: take a model of sequences, such as DNA or protein{instead}"
+    )
 
 
 def _scorer(plugins: Plugins, backbone: Chosen, name: str, choice: Choice) -> Chosen:

@@ -7,10 +7,10 @@ imported inside ``build``, so that listing what is installed costs no import of 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,20 @@ class Options(BaseModel):
     """What a user may choose of a component. Frozen; unknown keys are refused; every field has a description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Marks an option that names a file or folder: adapters keep its last name alone, each machine where it stands."""
+
+
+LocalPath = Annotated[str, OnDisk()]
+"""An option that names a file or folder of this machine; empty for none."""
+
+
+def local_paths(options: type[Options]) -> list[str]:
+    """Return the names of the options that name files or folders."""
+    return [name for name, field in options.model_fields.items() if OnDisk() in field.metadata]
 
 
 class Sourced(Options):
@@ -51,11 +65,13 @@ class Annotating(Options):
     """Options of a writer that puts answers back beside what they are about: core fills them in."""
 
     source: Path = Field(description="Table that the answers are about, whose rows are all answered, in their order.")
-    answers: Literal["embedding", "prediction"] = Field(description="What is written.")
+    answers: Literal["embedding", "prediction", "column"] = Field(description="What is written.")
     names: dict[str, str] = Field(
-        description="What the answers are called: the backbone, or each task by how its columns begin."
+        description="What the answers are called: the backbone, each task by how its columns begin, or the column."
     )
-    facts: dict[str, Any] = Field(description="Where the answers come from, to be kept with them as JSON.")
+    facts: dict[str, Any] = Field(
+        description="Where the answers come from, to be kept with them as JSON; whole once the writer is closed."
+    )
     replace: bool = Field(description="Whether earlier answers of the same name may go.")
 
 
@@ -109,6 +125,8 @@ class ReaderSpec(Spec):
     build: Callable[[Any, Path], Reader]
     members: tuple[str, ...] = ()
     """Names of files, any one of which tells that the folder that holds it is a table of this format."""
+    files: Callable[[Path], Iterable[Path]] | None = None
+    """``files(path)`` gives all files that a table consists of; without it, these are the file, or all of a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +182,10 @@ class BackboneSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec(Spec):
-    """A question. ``infer(options, labels)`` writes what only the labels know, such as class names, into the options."""
+    """A question. ``infer(options, labels)`` writes what only the labels know, such as class names, into the options.
+
+    Labels that are lists, one value for each unit, hold None for units without a label.
+    """
 
     kind: ClassVar[str] = "head"
 

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from exapt.data.files import AtomicWriter, open_writer
+from exapt.cells import Cell, CellType
+from exapt.data.files import AtomicWriter, open_writer, own_place, table_sha256
 from exapt.data.leakage import NAMES, Leakage, band_of, leakage
 from exapt.data.relatives import Relatives, rule_of
+from exapt.data.sharing import sharing
 from exapt.data.splits import PARTS, Split, split
 from exapt.data.tables import Examples, read_examples
 from exapt.errors import DataError, OutputError, RecipeError
@@ -41,56 +43,92 @@ def split_file(
 ) -> Splitting:
     """Split a table as the options of a recipe's ``[split]`` say, and write it with one more column, called ``name``.
 
-    ``kind``, ``dna`` or ``protein``, says how its sequences are compared; without it nothing is said of what leaks.
-    ``leaks_out`` is where each row of valid and test is written with the nearest row of train. Raises ``RecipeError``
-    for options that do not go together, ``DataError`` for a table that cannot be split.
+    The column goes into a copy of the table, which may take its place, where ``out`` is ``Annotating``. Other tables have
+    all columns but cells. ``kind``, ``dna`` or ``protein``, says how sequences are compared; without it nothing is said
+    of what leaks. ``leaks_out`` is where each row of valid and test is written with the nearest row of train.
+    Raises ``RecipeError`` for options that do not go together, ``DataError`` for a table that cannot be split.
     """
+    _check_given(given, name)
     options = validated(SplitOptions, {key: value for key, value in given.items() if value is not None}, "split")
-    _check_options(options, kind, name, leaks_out)
+    facts = {"made_by": "exapt split", "split": options.model_dump(mode="json"), "kind": kind, "reader": data.reader}
+    about = {"source": Path(data.path), "answers": "column", "names": {"": name}, "facts": facts}
     # Places are looked at before anything is compared, which may take long.
-    writer = _free(out, data, overwrite)
-    leaks_writer = _free(leaks_out, data, overwrite, out) if leaks_out else None
-    examples, report = read_examples(data, {}, keep_labels=False)
-    if name in examples.table.column_names:
-        raise DataError(
-            f"{Path(data.path).name} has a column '{name}' already: call the new one otherwise with --name."
-        )
-    relatives = Relatives(examples.inputs, examples.ids, rule_of(options, kind)) if kind else None
-    families = relatives.families() if relatives and options.homology else None
-    parts = split(options, examples, None, 0, families)
-    notes = [*report.lines(), *parts.notes, *(relatives.ambiguous() if relatives else ())]
-    if relatives and families is not None:
-        notes.append(relatives.noted(families))
-    leaks = [leakage(relatives, part, getattr(parts, part), parts.train) for part in PARTS[1:]] if relatives else []
-    _write(examples, parts, writer, name)
+    writer = _free(out, data, overwrite, about=about)
+    leaks_writer = _free(leaks_out, data, overwrite, other=out) if leaks_out else None
+    with writer:
+        examples, report = read_examples(data, {}, keep_labels=False)
+        cells = _check_compared(options, kind, leaks_out, examples, Path(data.path).name)
+        _check_name(name, examples.table, Path(data.path).name, writer.annotates and overwrite)
+        relatives = Relatives(examples.inputs, examples.ids, rule_of(options, kind)) if kind else None
+        families = relatives.families() if relatives and options.homology else None
+        parts = split(options, examples, None, 0, families)
+        notes = [*report.lines(), *parts.notes, *(relatives.ambiguous() if relatives else ())]
+        how = "--group {}" + (" in place of --column" if options.column else "")
+        notes += sharing(options, examples, parts, how) if cells or options.origins else ()
+        if relatives and families is not None:
+            notes.append(relatives.noted(families))
+        leaks = [leakage(relatives, part, getattr(parts, part), parts.train) for part in PARTS[1:]] if relatives else []
+        rows = {part: len(getattr(parts, part)) for part in PARTS}
+        writer.add_facts({"table": table_sha256(data.path, data.format), "rows": rows})
+        _write(examples, parts, writer, name)
     if leaks_writer:
         _write_leaks(leaks, leaks_writer)
     return Splitting(
-        rows={part: len(getattr(parts, part)) for part in PARTS},
+        rows=rows,
         leaks={found.part: _counts(found) for found in leaks},
         families=None if families is None else len(np.unique(families)),
         notes=(*notes, *(line for found in leaks for line in found.lines())),
     )
 
 
-def _check_options(options: SplitOptions, kind: str, name: str, leaks_out: Path | None) -> None:
-    if not kind and (options.homology or leaks_out):
-        flag = "--homology" if options.homology else "--leakage"
-        raise DataError(f"{flag} compares sequences: say with --kind whether they are dna or protein")
-    if options.column and options.group:
+def _check_given(given: Mapping[str, Any], name: str) -> None:
+    # In the words of the command; a recipe says the same of its keys.
+    if given.get("column") and given.get("group"):
         raise RecipeError("--column says each row's part, so that --group has no say: give one of them")
     if not name.strip():
         raise RecipeError("--name is empty: the new column needs a name")
 
 
-def _free(out: Path, data: DataOptions, overwrite: bool, other: Path | None = None) -> AtomicWriter:
+def _check_name(name: str, table: pa.Table, of: str, replace: bool) -> None:
+    """Raise ``DataError`` for a column that is there already; one may be replaced that is neither the ids nor the cells."""
+    if name not in table.column_names or (replace and name not in ("id", *_cells(table))):
+        return
+    raise DataError(f"{of} has a column '{name}' already: call the new one otherwise with --name.")
+
+
+def _cells(table: pa.Table) -> list[str]:
+    return [field.name for field in table.schema if isinstance(field.type, CellType)]
+
+
+def _check_compared(options: SplitOptions, kind: str, leaks_out: Path | None, examples: Examples, table: str) -> bool:
+    """Return whether the inputs are cells. Raises ``DataError`` for a comparison that cannot be made."""
+    cells = any(isinstance(values[0], Cell) for values in examples.inputs.values())
+    if cells and (kind or options.homology or leaks_out):
+        raise DataError(
+            f"{table} holds cells, which have no homology: leave --kind, --homology and --leakage out; --group keeps the "
+            "cells of a donor or a batch together"
+        )
+    if not kind and (options.homology or leaks_out):
+        flag = "--homology" if options.homology else "--leakage"
+        raise DataError(f"{flag} compares sequences: say with --kind whether they are dna or protein")
+    return cells
+
+
+def _free(
+    out: Path,
+    data: DataOptions,
+    overwrite: bool,
+    *,
+    other: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> AtomicWriter:
     """Return the writer of a file. Raises ``OutputError`` for a place that is taken, be it by the table itself."""
     table = Path(data.path)
-    if out.exists() and table.exists() and out.samefile(table):
+    if out.exists() and table.exists() and out.samefile(table) and own_place(out) is None:
         raise OutputError(f"'{out}' is the table that is to be split: write to another file")
     if other is not None and out.absolute() == other.absolute():
         raise OutputError(f"both -o and --leakage name '{out}': write to two files")
-    return open_writer(out, overwrite=overwrite)
+    return open_writer(out, overwrite=overwrite, about=about)
 
 
 def _counts(found: Leakage) -> dict[str, int]:
@@ -103,9 +141,12 @@ def _write(examples: Examples, parts: Split, writer: AtomicWriter, name: str) ->
     for number, part in enumerate(PARTS):
         assigned[getattr(parts, part)] = number
     column = pa.array([PARTS[number] for number in assigned.tolist()])
-    with writer:
-        for batch in examples.table.append_column(name, column).combine_chunks().to_batches():
-            writer.write(batch)
+    if writer.annotates:
+        table = pa.table({"id": pa.array(examples.ids, pa.string())})
+    else:
+        table = examples.table.drop_columns(_cells(examples.table))
+    for batch in table.append_column(name, column).combine_chunks().to_batches():
+        writer.write(batch)
 
 
 def _write_leaks(leaks: Sequence[Leakage], writer: AtomicWriter) -> None:

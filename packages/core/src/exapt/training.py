@@ -16,13 +16,11 @@ from exapt import device as devices
 from exapt.adapted import Adapted, encode_labels
 from exapt.broadcast import Broadcast, claimed, run_folder
 from exapt.building import (
-    Tallies,
     build_augmentations,
     build_backbone,
     build_model,
     build_strategies,
     build_tokenizer,
-    encode,
     inferred_tokenizer,
     probe_inputs,
     refuse_too_long,
@@ -92,7 +90,8 @@ class _Session:
 
     def train(self, start: Start | None, folder: Path | None, resume: bool) -> Adapted:
         tokenizer = build_tokenizer(self.resolved.tokenizer)
-        encodings = self._encode(tokenizer)
+        encodings = dict(self.table.encodings)
+        self._know(tokenizer)
         model, rates = self._model(encodings, tokenizer, start)
         rows = self._rows(model, tokenizer, self._in_windows(encodings, model))
         parts = {part: rows.subset(getattr(self.table.split, part)) for part in PARTS}
@@ -117,18 +116,9 @@ class _Session:
     def _note(self, text: str) -> None:
         self.tell(Event("note", {"text": text}))
 
-    def _encode(self, tokenizer: Tokenizer) -> dict[str, list[Encoding]]:
-        examples = self.table.examples
-        encodings = {
-            name: encode(tokenizer, values, examples.ids, self.name, self.resolved.backbone, self.resolved.tokenizer)
-            for name, values in examples.inputs.items()
-        }
-        self.tallies = Tallies(tokenizer)
-        for name, values in examples.inputs.items():
-            self.tallies.count(name, values, encodings[name])
+    def _know(self, tokenizer: Tokenizer) -> None:
         self.probed = [tokenizer.encode(probe) for probe in self.probes]
         self.tokenizer_word = fingerprint_tokenizer(tokenizer, self.probes)
-        return encodings
 
     def _model(
         self, encodings: Mapping[str, list[Encoding]], tokenizer: Tokenizer, start: Start | None
@@ -159,9 +149,8 @@ class _Session:
         self.resolved = replace(self.resolved, recipe=self.recipe)
 
     def _remember(self) -> None:
-        if self.resolved.folder:
-            word = self.backbone_word if self.pretrained else self.architecture
-            adapter.remember_source(word, self.resolved.folder)
+        word = self.backbone_word if self.pretrained else self.architecture
+        adapter.remember_places(word, self.tokenizer_word, self.resolved)
 
     def _in_windows(self, encodings: dict[str, list[Encoding]], model: Model) -> dict[str, list[Encoding]]:
         """Make a row of each window, where each is to be an input of its own."""
@@ -178,9 +167,9 @@ class _Session:
         augmentations = build_augmentations(self.resolved)
         source = source_of(self.table.examples, tokenizer, self.resolved, augmentations, model.backbone)
         bare = Rows(inputs, {}, heads, self.resolved.answered, source)
-        targets = encode_labels(bare, self.table.examples, self.resolved)
+        targets = encode_labels(bare, self.table.examples, self.resolved, self.table.split)
         # Said once nothing of the data can be refused any more, so that a refusal stands alone.
-        for note in (*self.table.notes, *self.tallies.lines(), *model.backbone.notes):
+        for note in (*self.table.notes, *self.table.tallies.lines(), *model.backbone.notes):
             self._note(note)
         # Features are kept only of inputs that stay the same, under a backbone that nothing changes: not one that learns,
         # nor one that was changed before.

@@ -22,6 +22,8 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # Of a file, in bytes, on all systems that exapt runs on.
 _LONGEST_NAME = 255
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
+# Under these, trainers save the tensors of a model beside those of its optimizer.
+_LEVELS = ("model_state_dict", "state_dict")
 # How torch names what a pickle wants to call.
 _CODE = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
 
@@ -159,10 +161,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tensors(path: Path) -> Mapping[str, Tensor]:
     """Return the tensors by name that a ``.safetensors`` file, or a file of ``torch.save``, holds.
 
-    No pickle is ever run. Raises ``DataError`` for a file that is damaged, a pointer to the weights or a web page in
+    Those of a trainer's checkpoint are taken from its ``model_state_dict`` or ``state_dict``, and all else there is left. No
+    pickle is ever run. Raises ``DataError`` for a file that is damaged, a pointer to the weights or a web page in
     their place, and for one that holds anything but tensors.
     """
     found = read_saved(path)
+    if isinstance(found, dict):
+        found = next((found[level] for level in _LEVELS if isinstance(found.get(level), dict)), found)
     if not isinstance(found, dict) or not all(map(_is_named_tensor, found, found.values())):
         raise DataError(f"'{path}' holds something else than tensors by name")
     return found

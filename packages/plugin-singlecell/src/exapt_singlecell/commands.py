@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from exapt import RecipeError
+from exapt import RecipeError, options_of, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from exapt_singlecell.perturbation import Group
+    from exapt_singlecell.sources import Space
     from exapt_singlecell.transfer import Outcome
 
 
@@ -59,20 +60,7 @@ def _of_model(command: Any) -> Any:
 @click.option("--never-unknown", is_flag=True, help="Give every cell a label, however far it is.")
 @click.option("--drop-unlabelled", is_flag=True, help="Leave cells of REFERENCE without a label out.")
 @_of_model
-def annotate(
-    reference: Path,
-    query: Path,
-    label: str,
-    out: Path | None,
-    method: Any,
-    k: int,
-    metric: Any,
-    unknown: float,
-    never_unknown: bool,
-    drop_unlabelled: bool,
-    settings: tuple[str, ...],
-    **model: Any,
-) -> None:
+def annotate(reference: Path, query: Path, label: str, out: Path | None, **flags: Any) -> None:
     """Give the cells of QUERY the labels of the REFERENCE cells that a pretrained model puts them beside.
 
     Without -o the answers go into QUERY itself: obs["exapt_LABEL"], with probability and distance. Options of the reader
@@ -81,13 +69,11 @@ def annotate(
     from exapt_singlecell import transfer
     from exapt_singlecell.labelling import Transfer
 
-    how = Transfer(method, k, metric, None if never_unknown else unknown)
-    rest: dict[str, Any] = {
-        "unlabelled": "drop" if drop_unlabelled else "refuse",
-        "settings": settings_of(settings),
-        "out": out,
-    }
-    outcome = transfer.annotate(reference, query, label, model.pop("backbone"), how, tell=_note, **rest, **model)
+    unknown = None if flags["never_unknown"] else flags["unknown"]
+    how = Transfer(flags["method"], flags["k"], flags["metric"], unknown)
+    asked = transfer.Asked(label, how, "drop" if flags["drop_unlabelled"] else "refuse")
+    files = transfer.Files(reference, query, out, flags["overwrite"])
+    outcome = transfer.annotate(files, asked, _space(flags), _note)
     for line in _lines(outcome):
         click.echo(line)
     _note(f"{outcome.cells:,} cells in {out or query}")
@@ -104,28 +90,17 @@ def annotate(
 @click.option("--among", metavar="COLUMN=VALUE", help="Perturb these cells alone.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="CSV, Parquet or JSONL file.")
 @_of_model
-def perturb(
-    cells: Path,
-    genes: str,
-    how: Any,
-    each: bool,
-    towards: str | None,
-    among: str | None,
-    out: Path,
-    settings: tuple[str, ...],
-    **model: Any,
-) -> None:
+def perturb(cells: Path, genes: str, how: Any, each: bool, out: Path, **flags: Any) -> None:
     """Delete genes of CELLS, or over-express them, and tell how far that moves cells in the space of a model.
 
     The shift is the cosine distance of a cell's vectors before and after, over the genes that were not perturbed.
     """
-    groups = (_group(towards, "--towards"), _group(among, "--among"))
-    from exapt_singlecell.perturbation import Perturbation, perturb_file
+    groups = [_group(flags[name], f"--{name}") for name in ("towards", "among")]
+    from exapt_singlecell.perturbation import Files, Perturbation, perturb_file
 
     named = tuple(gene for gene in (word.strip() for word in genes.split(",")) if gene)
     what = Perturbation(named, how, each, *groups)
-    chosen = settings_of(settings)
-    frame = perturb_file(cells, model.pop("backbone"), what, out, settings=chosen, tell=_note, **model)
+    frame = perturb_file(Files(cells, out, flags["overwrite"]), what, _space(flags), _note)
     if not each:
         click.echo(_mean(frame))
     _note(f"{len(frame):,} {'genes' if each else 'cells'} in {out}")
@@ -144,23 +119,19 @@ def _group(given: str | None, flag: str) -> Group | None:
     return column.strip(), value.strip()
 
 
-def settings_of(given: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Return ``PART.KEY=VALUE``s by part and key. Raises ``RecipeError`` for what is none."""
-    found: dict[str, dict[str, Any]] = {}
-    for one in given:
-        place, equals, value = one.partition("=")
-        part, dot, key = place.strip().partition(".")
-        if not (equals and dot and part and key):
-            raise RecipeError(f"--set takes PART.KEY=VALUE, such as reader.layer=counts, not '{one}'")
-        found.setdefault(part, {})[key] = _value(value.strip())
-    return found
+def _space(flags: Mapping[str, Any]) -> Space:
+    """Return where cells are put, with the settings of all parts. Raises ``RecipeError`` for what is no option of a part."""
+    from exapt_singlecell.sources import Space
 
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    given = settings_of(flags["settings"])
+    unknown = given.keys() - {"backbone", "tokenizer", "reader", "reference"}
+    if unknown:
+        line = (
+            f"there are options of backbone, tokenizer and reader here, not of '{min(unknown)}': --set reader.KEY=VALUE"
+        )
+        raise RecipeError(line)
+    settings = {part: options_of(options, part) for part, options in given.items()}
+    return Space(flags["backbone"], flags["pooling"], flags["layer"], settings, flags["device"])
 
 
 def _lines(outcome: Outcome) -> list[str]:

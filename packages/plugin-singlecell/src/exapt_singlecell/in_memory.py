@@ -10,7 +10,7 @@ from typing import Any
 from anndata import AnnData, ImplicitModificationWarning
 
 from exapt import DataError
-from exapt_singlecell.writers.answers import RECORDS, earlier_keys
+from exapt_singlecell.writers.answers import RECORDS, earlier_keys, empty_key
 
 _log = logging.getLogger("exapt_singlecell")
 
@@ -38,7 +38,9 @@ def put(adata: AnnData, records: Mapping[str, str], obs: Mapping[str, Any], obsm
     """Put answers in the place of earlier ones under the same names; a view becomes a table of its own."""
     held = records_of(adata)
     earlier = [earlier_keys(held.get(slot), slot) for slot in records]
-    columns = adata.obs.drop(columns=[key for keys in earlier for key in keys["obs"]], errors="ignore")
+    # The mark of cells that were empty says nothing of new vectors, whether or not a record tells of it.
+    gone = [*map(empty_key, obsm), *(key for keys in earlier for key in keys["obs"])]
+    columns = adata.obs.drop(columns=gone, errors="ignore")
     with warnings.catch_warnings():
         # That a view becomes a table of its own is what is wanted.
         warnings.simplefilter("ignore", ImplicitModificationWarning)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.neighbors import NearestNeighbors
+from sklearn.metrics import pairwise_distances_chunked
 
 from exapt import DataError, RecipeError
 from exapt.parts import Array
@@ -24,6 +25,12 @@ _CALIBRATED = 2_000
 """Cells of each class whose own distances say which distances are usual: more change the quantiles no longer."""
 _LEAST = 1e-12
 """Distance below which two cells are one, so that weights stay finite."""
+_ROUGH = 2e-6
+"""How far off a distance may be that is told by a product of matrices, as a share of the length of both vectors."""
+_ROUNDING = 1e-9
+"""By how much a number of cells may be off that is told by a share: 10 cells at 0.9 leave 0.99999... of one out."""
+_MEBIBYTES = 128
+"""Memory for distances to all of a reference."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Transfer:
     """How labels are transferred. Raises ``RecipeError`` for what cannot be.
 
     ``unknown`` is the quantile of the reference's own distances, each cell left out in turn, beyond which a cell is
-    unknown; None if all cells are to get a label.
+    unknown, 1 their maximum; None if all cells are to get a label.
     """
 
     method: Literal["neighbours", "prototypes"] = "neighbours"
@@ -87,6 +94,7 @@ class Neighbours(Reference):
     """The nearest cells vote, each by the inverse of its distance; the distance of a cell is the mean of theirs.
 
     So labels are carried over from an atlas by Lotfollahi et al. 2022, doi:10.1038/s41587-021-01001-7 (with other weights).
+    Of cells that are equally near, those that come first in the reference vote, whatever else is asked beside a cell.
     """
 
     def __init__(self, vectors: Array, codes: Array, how: Transfer) -> None:
@@ -95,12 +103,15 @@ class Neighbours(Reference):
             raise RecipeError(
                 f"k = {how.k} needs a reference of more than {how.k:,} labelled cells, not {len(codes):,}"
             )
-        self._search = NearestNeighbors(algorithm="brute").fit(vectors)
+        # Far from 0, a product of matrices would lose the distances among the lengths.
+        self._middle = vectors.mean(0, dtype=np.float64)
+        self._around = self._centred(vectors)
+        self._longest = float(np.linalg.norm(self._around, axis=1).max())
 
     def votes(self, vectors: Array) -> Votes:
         """Return the shares of the votes of k neighbours."""
-        far, found = self._search.kneighbors(vectors, self.how.k)
-        distances = self.how.distance(far.astype(np.float64) ** 2)
+        squared, found = self._nearest(vectors, self.how.k)
+        distances = self.how.distance(squared)
         weights = 1 / np.maximum(distances, _LEAST)
         places = np.arange(len(found))[:, None] * self.classes + self.codes[found]
         shares = np.bincount(places.ravel(), weights.ravel(), len(found) * self.classes).reshape(-1, self.classes)
@@ -108,12 +119,33 @@ class Neighbours(Reference):
 
     def left_out(self, rows: Array) -> Array:
         """Return the mean distances to the k nearest other cells."""
-        far, found = self._search.kneighbors(self.vectors[rows], self.how.k + 1)
+        squared, found = self._nearest(self.vectors[rows], self.how.k + 1)
         others = found != rows[:, None]
         # A cell with more than k copies need not be among its own neighbours.
         others[others.all(1), -1] = False
-        distances = self.how.distance(far.astype(np.float64)[others].reshape(len(rows), -1) ** 2)
+        distances = self.how.distance(squared[others].reshape(len(rows), -1))
         return np.asarray(distances.mean(1))
+
+    def _nearest(self, vectors: Array, k: int) -> tuple[Array, Array]:
+        """Return the squared distances [cells, k] to the nearest cells of the reference, and their rows [cells, k]."""
+        centred = self._centred(vectors)
+        slack = _ROUGH * (np.linalg.norm(centred, axis=1) + self._longest)
+        rough = pairwise_distances_chunked(centred, self._around, metric="euclidean", working_memory=_MEBIBYTES)
+        pairs = [
+            self._exactly(vector, far, k, room)
+            for vector, far, room in zip(vectors, chain.from_iterable(rough), slack, strict=True)
+        ]
+        return np.stack([squared for squared, _ in pairs]), np.stack([rows for _, rows in pairs])
+
+    def _exactly(self, vector: Array, far: Array, k: int, slack: float) -> tuple[Array, Array]:
+        """Return the same of one cell, of which rough distances [reference] are known up to ``slack``."""
+        near = np.flatnonzero(far <= np.partition(far, k - 1)[k - 1] + slack)
+        squared = np.square(self.vectors[near] - vector.astype(np.float64)).sum(1)
+        order = np.argsort(squared, kind="stable")[:k]
+        return squared[order], near[order]
+
+    def _centred(self, vectors: Array) -> Array:
+        return np.ascontiguousarray(vectors - self._middle, dtype=np.float32)
 
 
 class Prototypes(Reference):
@@ -178,8 +210,8 @@ def sample(codes: Array) -> Array:
 class Labeller:
     """Gives cells labels of a reference, by ``names`` of its classes, or none where they are too far from all of it.
 
-    Each class that has enough cells for its quantile to lie within them has a limit of its own, from its own distances;
-    the others share that of all classes together.
+    Each class that has enough cells for its quantile to lie within them has a limit of its own, from its own distances: at
+    0.99, 100 cells. The others share that of all classes together. At 1 the limit of each is its own largest distance.
     """
 
     def __init__(self, vectors: Array, labels: Sequence[str], how: Transfer) -> None:
@@ -202,7 +234,7 @@ class Labeller:
         limits[:] = np.quantile(distances, self.how.unknown)
         for code in range(len(limits)):
             own = distances[codes[rows] == code]
-            if len(own) * (1 - self.how.unknown) >= 1:
+            if len(own) and (self.how.unknown == 1 or len(own) * (1 - self.how.unknown) >= 1 - _ROUNDING):
                 limits[code] = np.quantile(own, self.how.unknown)
         return limits
 
@@ -234,10 +266,12 @@ class Labeller:
 
 
 def _coded(labels: Sequence[str]) -> tuple[list[str], Array]:
-    names, codes = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)
-    found = [str(name) for name in names]
-    if UNKNOWN in found:
-        raise DataError(f"the reference has a class '{UNKNOWN}' of its own: rename it, or leave those labels out")
+    # As objects: arrays of text lose what ends in a character 0.
+    names, codes = np.unique(np.array(list(map(str, labels)), dtype=object), return_inverse=True)
+    found: list[str] = names.tolist()
+    taken = next((name for name in found if name.casefold() == UNKNOWN), None)
+    if taken is not None:
+        raise DataError(f"the reference has a class '{taken}' of its own: rename it, or leave those labels out")
     if len(found) < 2:
         raise DataError(f"the reference has one class only, '{found[0]}': there is nothing to tell apart")
     return found, codes

@@ -6,7 +6,7 @@ Theodoris et al. 2023, doi:10.1038/s41586-023-06139-9, for models of ranked gene
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +21,9 @@ from exapt.parts import Array
 from exapt_singlecell.in_memory import tell
 from exapt_singlecell.readers import H5adOptions
 from exapt_singlecell.shifts import How, Shifts
-from exapt_singlecell.sources import Piece, Source, Tell, embedded, encoded, loaded
+from exapt_singlecell.sources import Piece, Source, Space, Tell, embedded, encoded, introduce
 
-__all__ = ["Perturbation", "perturb", "perturb_file"]
+__all__ = ["Files", "Perturbation", "perturb", "perturb_file"]
 
 Group = tuple[str, str]
 """A column of obs, and the value that cells of the group have there."""
@@ -75,7 +75,8 @@ def perturb(
     """Return how far each cell moves in the space of a model when genes are deleted from it, or over-expressed.
 
     One row a cell: ``perturbed``, whether anything changed, and ``shift``, the cosine distance of its embeddings before
-    and after, both pooled over the same genes without the perturbed ones; NaN for a cell in which nothing changed. With
+    and after, both pooled over the same genes without the perturbed ones; NaN for a cell in which nothing changed, such as one
+    whose over-expressed genes stood in front, or in the highest bin, before. With
     ``each``, one row a gene, perturbed on its own: ``cells`` and ``unchanged`` count, ``shift`` is the mean over cells,
     with its 95 % interval (``low``, ``high``; of cells as if each were sampled on its own). With ``towards``, such as
     ``("cell_type", "Macrophages")``, there is also the change in cosine similarity to the centroid of those cells, above 0
@@ -85,30 +86,28 @@ def perturb(
     """
     what = Perturbation(_listed(genes), how, each, towards, among)
     source = Source.of(adata, H5adOptions(layer=layer, genes=gene_names, values=values), "adata")
-    return _frame(loaded(backbone, pooling, model_layer, settings, device), source, what, tell)
+    space = Space(backbone, pooling, model_layer, settings or {}, device)
+    return _frame(space.load(), source, what, tell)
 
 
-def perturb_file(
-    cells: Path,
-    backbone: str,
-    what: Perturbation,
-    out: Path,
-    *,
-    pooling: str = "mean",
-    layer: int = -1,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-    device: str = "",
-    overwrite: bool = False,
-    tell: Tell = tell,
-) -> pd.DataFrame:
-    """Do the same to the cells of a file, and write the table to ``out`` too, of a suffix that a writer knows.
+@dataclass(frozen=True)
+class Files:
+    """The file of some cells, and that of the table of their shifts, of a suffix that a writer knows."""
 
-    ``settings`` holds options of the ``backbone``, its ``tokenizer`` and the ``reader``.
+    cells: Path
+    out: Path
+    overwrite: bool = False
+
+
+def perturb_file(files: Files, what: Perturbation, space: Space, tell: Tell = tell) -> pd.DataFrame:
+    """Do the same to the cells of a file, and write the table to a file too.
+
+    Settings of the ``space`` may also be of the ``reader``.
     """
-    parts = dict(settings or {})
-    source = Source.at(cells, parts.pop("reader", {}))
-    with open_writer(out, overwrite=overwrite) as writer:
-        frame = _frame(loaded(backbone, pooling, layer, parts, device), source, what, tell)
+    parts = dict(space.settings)
+    source = Source.at(files.cells, parts.pop("reader", {}))
+    with open_writer(files.out, overwrite=files.overwrite) as writer:
+        frame = _frame(replace(space, settings=parts).load(), source, what, tell)
         writer.write(pa.RecordBatch.from_pandas(frame.reset_index(), preserve_index=False))
     return frame
 
@@ -118,8 +117,7 @@ def _listed(genes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _frame(embedder: Embedder, source: Source, what: Perturbation, tell: Tell) -> pd.DataFrame:
-    if embedder.licence:
-        tell(f"licence of {embedder.licence}")
+    introduce(embedder, tell)
     goal = None if what.towards is None else _centroid(embedder, source, what.towards)
     shifts = Shifts(embedder, what.changes, what.how, goal)
     ids: list[str] = []

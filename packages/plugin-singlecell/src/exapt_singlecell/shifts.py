@@ -65,8 +65,8 @@ class Shifts:
     def of(self, cells: Sequence[Cell], encodings: Sequence[Encoding]) -> tuple[Array, Array]:
         """Return shifts and gains [changes, cells] of cells: cosine distances, and how much nearer to the goal in cosine.
 
-        They are NaN for a cell in which nothing changes, because the model reads none of the genes, or nothing is left;
-        gains also where there is no goal.
+        They are NaN for a cell in which nothing changes, because the model reads none of the genes or reads them as they
+        would be over-expressed already, or of which nothing else is left; gains also where there is no goal.
         """
         found = np.full((2, len(self._changes), len(cells)), np.nan)
         for begin in range(0, len(cells), _CELLS):
@@ -83,7 +83,8 @@ class Shifts:
             before = np.stack([self._pooled(states[pair.row], pair.units) for pair in some]).astype(np.float64)
             after = self._embedder.vectors([pair.encoding for pair in some]).astype(np.float64)
             at = ([pair.change for pair in some], [pair.row for pair in some])
-            found[0][at] = 1 - cosine(before, after)
+            # Vectors that are equal can be further than 0 apart by rounding, either way.
+            found[0][at] = np.maximum(1 - cosine(before, after), 0)
             if self._goal is not None:
                 found[1][at] = cosine(after, self._goal) - cosine(before, self._goal)
 
@@ -109,10 +110,10 @@ class Shifts:
         before = _units(encoding)
         # What is over-expressed can push another gene out; and the gene itself must count on neither side.
         changed = deleted = self._tokenizer.perturbed(cell, genes, "delete")
-        if self._how == "delete" and deleted.tokens == encoding.tokens:
-            return None
         if self._how != "delete":
             changed = self._tokenizer.perturbed(cell, genes, self._how)
+        if _reads_alike(changed, encoding):
+            return None
         units = np.intersect1d(before, np.intersect1d(_units(deleted), _units(changed)))
         if not len(units):
             return None
@@ -120,6 +121,10 @@ class Shifts:
             return changed, units
         stays = np.isin(changed.spans[:, :1], units)
         return replace(changed, spans=np.where(stays, changed.spans, NO_UNIT)), units
+
+
+def _reads_alike(one: Encoding, other: Encoding) -> bool:
+    return all(np.array_equal(array, other.arrays[name]) for name, array in one.arrays.items())
 
 
 def _units(encoding: Encoding) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ class Piece:
     def labels(self, column: str) -> list[str | None]:
         """Return a column of obs as text, None where it is missing. Raises ``DataError`` if there is no such column."""
         if not self.has(column):
+            unread = (self.batch.schema.metadata or {}).get(f"unreadable:{column}".encode())
+            if unread:
+                raise DataError(unread.decode())
             known = ", ".join(name for name in self.batch.schema.names if name not in ("id", "cell")) or "none"
             raise DataError(f"{self.name} has no column '{column}'; its columns are: {known}")
         return [None if value is None or value == "" else str(value) for value in self.batch.column(column).to_pylist()]
@@ -85,16 +88,30 @@ class Points:
     empty: Array
 
 
-def loaded(
-    backbone: str, pooling: str, layer: int, settings: Mapping[str, Mapping[str, Any]] | None, device: str
-) -> Embedder:
-    """Load a model of cells that gives one vector for each. Raises ``RecipeError`` for any other."""
-    if pooling == "none":
-        raise RecipeError("cells are compared by one vector each: pooling is mean, max or cls")
-    embedder = Embedder.of(backbone, pooling, layer, device, settings)
-    if embedder.accepts != "cell":
-        raise RecipeError(f"'{backbone}' reads a {embedder.accepts}, not cells")
-    return embedder
+@dataclass(frozen=True)
+class Space:
+    """Where cells are put: by which model, in which layer, pooled how; ``settings`` holds options of its parts."""
+
+    backbone: str
+    pooling: str = "mean"
+    layer: int = -1
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    device: str = ""
+
+    def load(self) -> Embedder:
+        """Load the model. Raises ``RecipeError`` unless it is one of cells, and gives one vector for each."""
+        if self.pooling == "none":
+            raise RecipeError("cells are compared by one vector each: pooling is mean, max or cls")
+        embedder = Embedder.of(self.backbone, self.pooling, self.layer, self.device, self.settings)
+        if embedder.accepts != "cell":
+            raise RecipeError(f"'{self.backbone}' reads a {embedder.accepts}, not cells")
+        return embedder
+
+
+def introduce(embedder: Embedder, tell: Tell) -> None:
+    """Tell what there is to know of a model: tensors that were left aside, a licence that does not permit all use."""
+    for line in [*embedder.backbone.notes, *([f"licence of {embedder.licence}"] if embedder.licence else [])]:
+        tell(line)
 
 
 def encoded(embedder: Embedder, source: Source, tell: Tell) -> Iterator[tuple[Piece, list[Encoding]]]:
@@ -125,8 +142,9 @@ def kept(adata: AnnData, key: str, empty_key: str, name: str) -> Points:
     vectors = _numbers(adata.obsm[key])
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise DataError(f"'{key}' of {name} is no array of cells by finite numbers")
-    columns = {"id": text_of(adata.obs_names), **obs_columns(adata.obs, name)}
-    batch = pa.record_batch({called: _plain(column) for called, column in columns.items()})
+    obs = obs_columns(adata.obs, name)
+    columns = {"id": text_of(adata.obs_names), **obs.columns}
+    batch = pa.record_batch({called: _plain(column) for called, column in columns.items()}, metadata=obs.metadata)
     marked = adata.obs[empty_key] if empty_key in adata.obs else np.zeros(len(vectors))
     return Points(Piece(batch, name), vectors, np.asarray(marked, dtype=bool) | ~vectors.any(axis=1))
 

@@ -62,8 +62,9 @@ def embed(
     vectors, empty = _vectors(embedder, _pieces(adata, options), tally)
     columns = {empty_key(slot): empty} if empty.any() else {}
     facts = {**embedder.key, "reader": options.model_dump(mode="json")}
+    lines = [*embedder.backbone.notes, *tally.lines("cell")]
     put(adata, {slot: record_of(facts, list(columns), [slot])}, columns, {slot: vectors})
-    _tell(tally.lines("cell"), embedder.licence)
+    _tell(lines, embedder.licence)
     return adata if copy else None
 
 
@@ -86,31 +87,33 @@ def predict(
     genes: str | None = None,
     values: Values | None = None,
     backbone: str = "",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     device: str = "",
     copy: bool = False,
 ) -> AnnData | None:
     """Put what an adapter says of each cell into ``obs["exapt_<task>"]``, and of a class its probability beside it.
 
-    Cells are read as the adapter learned to, unless ``layer``, ``genes`` or ``values`` say otherwise; ``backbone`` and
-    ``device`` are those of ``exapt.load``. The answer for a cell without a known gene is missing. ``uns["exapt"]`` says where
-    all comes from. A view becomes a table of its own, the file of a backed table stays as it is. Which genes are known
-    is logged.
+    Cells are read as the adapter learned to, unless ``layer``, ``genes`` or ``values`` say otherwise; ``backbone``,
+    ``settings`` and ``device`` are those of ``exapt.load``. The answer for a cell without a known gene is missing.
+    ``uns["exapt"]`` says where all comes from. A view becomes a table of its own, the file of a backed table stays as it
+    is. Which genes are known is logged.
     """
     adata = target(adata, copy)
-    adapted = adapter if isinstance(adapter, Adapted) else exapt.load(adapter, backbone=backbone, device=device)
+    loading: dict[str, Any] = {"backbone": backbone, "settings": settings, "device": device}
+    adapted = adapter if isinstance(adapter, Adapted) else exapt.load(adapter, **loading)
     _check(adapted.resolved.backbone.offer.spec.accepts, adapted.name)
     given = {"layer": layer, "genes": genes, "values": values}
     learned = {key: value for key, value in adapted.resolved.recipe.data.reader.items() if key in given}
     options = H5adOptions(**learned | {key: value for key, value in given.items() if value is not None})
-    tally, predictions = adapted.tokenizer.tally(), Predictions(adapted.tasks)
+    tallies, predictions = adapted.tallies(), Predictions(adapted.tasks)
     for ids, cells in _pieces(adata, options):
-        for batch in adapted.predict(cells, ids).to_batches():
+        for batch in adapted.predict(cells, ids, tallies=tallies).to_batches():
             predictions.add(batch)
-        tally.count(cells, [adapted.tokenizer.encode(cell) for cell in cells])
     facts = {key: adapted.manifest[key] for key in _TOLD} | {"reader": options.model_dump(mode="json")}
+    lines = tallies.lines()
     put(adata, {slot: record_of(facts, keys) for slot, keys in predictions.keys.items()}, predictions.columns(), {})
     of = adapted.manifest["backbone"]
-    _tell(tally.lines("cell"), "" if of["commercial"] else f"{of['name']}: {of['licence']}, no commercial use")
+    _tell(lines, "" if of["commercial"] else f"{of['name']}: {of['licence']}, no commercial use")
     return adata if copy else None
 
 

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,10 +18,10 @@ from exapt import DataError, Embedder, RecipeError, open_writer
 from exapt_singlecell.in_memory import put, records_of, target, tell
 from exapt_singlecell.labelling import UNKNOWN, Labeller, Transfer
 from exapt_singlecell.readers import H5adOptions
-from exapt_singlecell.sources import Points, Source, Tell, embedded, kept, loaded
+from exapt_singlecell.sources import Points, Source, Space, Tell, embedded, introduce, kept
 from exapt_singlecell.writers.answers import Predictions, empty_key, record_of
 
-__all__ = ["Outcome", "annotate", "transfer_labels"]
+__all__ = ["Asked", "Files", "Outcome", "annotate", "transfer_labels"]
 
 Unlabelled = Literal["refuse", "drop"]
 
@@ -55,8 +55,8 @@ def transfer_labels(
 
     Cells are compared where ``backbone`` puts them or, embedded before, by ``use_rep``, a key of obsm of both. ``method``
     lets the ``k`` nearest cells vote, each by the inverse of its distance (as in Lotfollahi et al. 2022,
-    doi:10.1038/s41587-021-01001-7), or takes the nearest mean of a class (prototypes: Snell et al. 2017,
-    arXiv:1703.05175). A cell farther away than the quantile ``unknown`` of the label's own cells, each left out in turn,
+    doi:10.1038/s41587-021-01001-7), or takes the nearest mean of a class (prototypes: Snell et al. 2017, arXiv:1703.05175).
+    A cell farther away than the quantile ``unknown`` of the label's own cells (1: than all of them), each left out in turn,
     is 'unknown', as is one without a gene that the model knows; with None only the latter is. Cells of the reference
     without a label are refused, or dropped and counted. ``layer``, ``genes`` and ``values`` say how both tables are read,
     ``reference_reader`` how the reference is where it differs; ``pooling`` to ``device`` are those of ``tl.embed``.
@@ -73,8 +73,9 @@ def transfer_labels(
         of_reference = H5adOptions(**{**reading, **(reference_reader or {})})
         sources = (Source.of(reference, of_reference, "the reference"), Source.of(adata, of_query, "the query"))
         readers = {"reader": of_query.model_dump(mode="json"), "reference_reader": of_reference.model_dump(mode="json")}
-        compared = _by_model(loaded(backbone, pooling, model_layer, settings, device), *sources, readers, tell)
-    labels = Labels.of(compared.reference, label, how, unlabelled, tell)
+        space = Space(backbone, pooling, model_layer, settings or {}, device)
+        compared = _by_model(space.load(), *sources, readers, tell)
+    labels = Labels.of(compared.reference, Asked(label, how, unlabelled), tell)
     predictions = Predictions({"": label})
     for batch, _ in labels.answers(compared.query):
         predictions.add(batch)
@@ -86,41 +87,46 @@ def transfer_labels(
     return adata if copy else None
 
 
-def annotate(
-    reference: Path,
-    query: Path,
-    label: str,
-    backbone: str,
-    how: Transfer,
-    *,
-    out: Path | None = None,
-    unlabelled: Unlabelled = "refuse",
-    pooling: str = "mean",
-    layer: int = -1,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-    device: str = "",
-    overwrite: bool = False,
-    tell: Tell = tell,
-) -> Outcome:
+@dataclass(frozen=True)
+class Asked:
+    """The label that a query is asked for, how, and what becomes of cells of the reference that have none."""
+
+    label: str
+    how: Transfer
+    unlabelled: Unlabelled = "refuse"
+
+
+@dataclass(frozen=True)
+class Files:
+    """A reference and a query. Answers go into a copy of the query at ``out``, into itself without one, or into a table of
+    their own, as the suffix tells.
+    """
+
+    reference: Path
+    query: Path
+    out: Path | None = None
+    overwrite: bool = False
+
+
+def annotate(files: Files, asked: Asked, space: Space, tell: Tell = tell) -> Outcome:
     """Do the same from file to file, in memory that does not grow with the query, and return what came out.
 
-    Answers go into a copy of ``query`` at ``out``, into itself without one, or into a table of their own, as the suffix
-    tells. ``settings`` holds options of the ``backbone``, its ``tokenizer``, the ``reader`` of both files and, where it
-    differs, of the ``reference``. Raises ``DataError`` for tables that cannot be compared, ``OutputError`` for a place
-    that cannot be written to.
+    Settings of the ``space`` may also be of the ``reader`` of both files and, where it differs, of the ``reference``.
+    Raises ``DataError`` for tables that cannot be compared, ``OutputError`` for a place that cannot be written to.
     """
-    parts = dict(settings or {})
+    parts, label, query = dict(space.settings), asked.label, files.query
     reader = parts.pop("reader", {})
     of_reference = {**reader, **parts.pop("reference", {})}
-    embedder = loaded(backbone, pooling, layer, parts, device)
-    sources = (Source.at(reference, of_reference), Source.at(query, reader))
+    embedder = replace(space, settings=parts).load()
+    sources = (Source.at(files.reference, of_reference), Source.at(query, reader))
     readers = {"reader": dict(reader), "reference_reader": of_reference}
-    compared = _by_model(embedder, *sources, readers, tell)
-    labels = Labels.of(compared.reference, label, how, unlabelled, tell)
-    outcome = Outcome(labels.names)
-    facts = {**compared.facts, **labels.facts}
-    about = {"source": query, "answers": "prediction", "names": {"": label}, "facts": facts}
-    with open_writer(out or query, overwrite=overwrite, about=about) as writer:
+    about = {"source": query, "answers": "prediction", "names": {"": label}, "facts": {}}
+    # The place is looked at before the reference is embedded, which may take long.
+    with open_writer(files.out or query, overwrite=files.overwrite, about=about) as writer:
+        compared = _by_model(embedder, *sources, readers, tell)
+        labels = Labels.of(compared.reference, asked, tell)
+        writer.add_facts({**compared.facts, **labels.facts})
+        outcome = Outcome(labels.names)
         for batch, points in labels.answers(compared.query):
             writer.write(batch)
             outcome.add(batch, points.piece.labels(label) if points.piece.has(label) else [])
@@ -139,8 +145,7 @@ class _Compared:
 def _by_model(
     embedder: Embedder, reference: Source, query: Source, readers: Mapping[str, Any], tell: Tell
 ) -> _Compared:
-    if embedder.licence:
-        tell(f"licence of {embedder.licence}")
+    introduce(embedder, tell)
     known, asked = (embedded(embedder, source, tell) for source in (reference, query))
     return _Compared(known, asked, {**embedder.key, **readers})
 
@@ -175,13 +180,13 @@ class Labels:
         self.facts = {**labeller.facts, **facts}
 
     @classmethod
-    def of(cls, points: Iterable[Points], label: str, how: Transfer, unlabelled: Unlabelled, tell: Tell) -> Self:
+    def of(cls, points: Iterable[Points], asked: Asked, tell: Tell) -> Self:
         """Learn from the labelled cells of a reference; those without a known gene are left out and counted.
 
         Raises ``DataError`` for a column that is not there, unless they may be dropped for cells without a label, and
         for fewer than two classes.
         """
-        vectors, labels, name = [], [], "the reference"
+        label, vectors, labels, name = asked.label, [], [], "the reference"
         empty = np.zeros(0, dtype=bool)
         for some in points:
             vectors.append(some.vectors)
@@ -190,7 +195,7 @@ class Labels:
         missing = np.array([one is None for one in labels], dtype=bool)
         if missing.any():
             said = f"{missing.sum():,} of {len(missing):,} cells of {name} have no '{label}'"
-            if unlabelled != "drop":
+            if asked.unlabelled != "drop":
                 raise DataError(f"{said}: label them, or let them be dropped")
             tell(f"{said} and are left out")
         if (empty & ~missing).any():
@@ -202,7 +207,7 @@ class Labels:
         chosen = [str(labels[row]) for row in rows]
         counts = {"label": label, "classes": dict(Counter(chosen)), "unlabelled": int(missing.sum())}
         facts = {"reference": {"name": name, **counts, "empty": int((empty & ~missing).sum())}}
-        return cls(Labeller(np.concatenate(vectors)[rows], chosen, how), facts)
+        return cls(Labeller(np.concatenate(vectors)[rows], chosen, asked.how), facts)
 
     def answers(self, points: Iterable[Points]) -> Iterator[tuple[pa.RecordBatch, Points]]:
         """Yield what is said of the cells of a query, beside them."""

@@ -20,8 +20,8 @@ from exapt.builtin.heads import (
     RegressionOptions,
     unit_classes,
 )
-from exapt.data.labels import class_name, class_set, is_set, number, numbers, unit_values, unknown_class
-from exapt.errors import DataError, RecipeError
+from exapt.data.labels import class_name, class_set, is_set, number, numbers, unit_values
+from exapt.errors import DataError, RecipeError, UnknownClassError
 from exapt.parts import Array, Head
 
 
@@ -55,7 +55,7 @@ class Classification(Head):
 
     def _index(self, name: str) -> int:
         if name not in self.classes:
-            raise DataError(unknown_class(name, self.classes))
+            raise UnknownClassError(name, self.classes)
         return self.classes.index(name)
 
     def forward(self, features: Mapping[str, Any]) -> Tensor:
@@ -113,7 +113,7 @@ class Multilabel(Head):
         names = class_set(label)
         for name in names:
             if name not in self.classes:
-                raise DataError(unknown_class(name, self.classes))
+                raise UnknownClassError(name, self.classes)
         return np.asarray([name in names for name in self.classes], dtype=np.float32)
 
     def _from_columns(self, label: Sequence[Any]) -> Array:

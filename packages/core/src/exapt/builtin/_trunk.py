@@ -51,7 +51,7 @@ class Units(nn.Module):
         (self.width,) = _widths(options.inputs, context)
 
     def forward(self, features: Mapping[str, Any]) -> Tensor:
-        """Return the vectors [batch, units, width]; a unit under no token gets zeros."""
+        """Return the vectors [batch, units, width]; a unit under no token gets zeros, and has neither label nor answer."""
         vectors: Tensor = features[self.input].per_unit()[0]
         return vectors
 

@@ -11,6 +11,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from exapt import __version__
 from exapt.cli import compare, doctor, embed, evaluate, inspect, listing, plugins, predict, score, split, train
+from exapt.cli.output import printable
 from exapt.errors import ExaptError, did_you_mean
 from exapt.installed import PluginInfo, commands
 
@@ -93,7 +94,7 @@ class Exapt(click.Group):
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except ExaptError as error:
-            code = _said(str(error), error.exit_code)
+            code = _said(printable(str(error)), error.exit_code)
         except NoArgsIsHelpError as error:
             error.show()
             code = error.exit_code

@@ -8,8 +8,9 @@ from typing import Any
 import rich_click as click
 
 from exapt.cli.output import Watching, number, say, say_json, say_table
-from exapt.cli.train import recipe_options, setting, written
+from exapt.cli.train import recipe_options, written
 from exapt.errors import RecipeError
+from exapt.settings import setting
 
 
 @click.command()

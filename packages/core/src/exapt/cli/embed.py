@@ -7,8 +7,8 @@ from pathlib import Path
 import rich_click as click
 
 from exapt.cli.output import note
-from exapt.cli.train import options_of, settings_of
 from exapt.errors import OutputError
+from exapt.settings import options_of, settings_of
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from exapt.cli.output import note, number, say_json, say_table
-from exapt.cli.train import reader_options
+from exapt.settings import loading_options
 
 
 @click.command()
@@ -28,7 +28,13 @@ from exapt.cli.train import reader_options
 @click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
 @click.option("--id", "id_", help="Column of the ids.")
 @click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Option of the reader: reader.KEY=VALUE.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the reader, or file of the tokenizer: reader.KEY=VALUE, tokenizer.KEY=PATH.",
+)
 @click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -42,8 +48,8 @@ def evaluate(
     from exapt.api import load
     from exapt.prediction import evaluate_file
 
-    reading = reader_options(settings)
-    adapted = load(adapter, backbone=backbone, device=device)
+    reading, loading = loading_options(settings)
+    adapted = load(adapter, backbone=backbone, device=device, settings=loading)
     report, notes = evaluate_file(adapted, data, settings=reading, **flags)
     for line in notes:
         note(line)

@@ -7,6 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from exapt.cli.output import note, say, say_json
+from exapt.settings import settings_of
 
 
 @click.command()
@@ -15,8 +16,11 @@ from exapt.cli.output import note, say, say_json
     "--verify", is_flag=True, help="Load it too: check every tensor, the backbone, the tokenizer and the probe."
 )
 @click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="File of the tokenizer, likewise: tokenizer.KEY=PATH."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest.")
-def inspect(adapter: Path, verify: bool, backbone: str, as_json: bool) -> None:
+def inspect(adapter: Path, verify: bool, backbone: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Show what ADAPTER was learned from, how, and how well.
 
     Without --verify only its manifest is read, and no plugin is needed.
@@ -31,5 +35,5 @@ def inspect(adapter: Path, verify: bool, backbone: str, as_json: bool) -> None:
     if verify:
         from exapt.api import load
 
-        load(adapter, backbone=backbone)
+        load(adapter, backbone=backbone, settings=settings_of(settings))
         (note if as_json else say)(f"verified: {adapter}")

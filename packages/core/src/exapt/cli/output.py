@@ -22,7 +22,12 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """Print a line on stderr, beside the result."""
-    click.echo(text, err=True)
+    click.echo("\n".join(map(printable, text.split("\n"))), err=True)
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that a terminal only shows: names may hold line breaks, and what moves its cursor."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def say_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from exapt.cli.output import note
-from exapt.cli.train import reader_options
+from exapt.settings import loading_options
 
 
 @click.command()
@@ -24,7 +24,13 @@ from exapt.cli.train import reader_options
 @click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
 @click.option("--id", "id_", help="Column of the ids.")
 @click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Option of the reader: reader.KEY=VALUE.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the reader, or file of the tokenizer: reader.KEY=VALUE, tokenizer.KEY=PATH.",
+)
 @click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
@@ -40,9 +46,9 @@ def predict(
     from exapt.data.files import own_place
     from exapt.prediction import predict_file
 
-    reading = reader_options(settings)
+    reading, loading = loading_options(settings)
     out = out or own_place(data, flags["format_"])
-    adapted = load(adapter, backbone=backbone, device=device)
+    adapted = load(adapter, backbone=backbone, device=device, settings=loading)
     facts = adapted.manifest["backbone"]
     if not facts["commercial"]:
         note(f"licence of {facts['name']}: {facts['licence']}, which forbids commercial use")

@@ -8,8 +8,8 @@ from typing import Any
 import rich_click as click
 
 from exapt.cli.output import note
-from exapt.cli.train import setting, settings_of
 from exapt.errors import RecipeError
+from exapt.settings import setting, settings_of
 
 
 @click.command()
@@ -85,9 +85,11 @@ def score(
     from exapt.scores import score_file
     from exapt.scoring import Choice, Scoring
 
+    # An adapter is loaded with the files of its tokenizer, a backbone with all options that are given.
+    loading = {part: chosen.pop(part) for part in ("tokenizer",) if adapter and part in chosen}
     choice = Choice(scorer, chosen, average, context, precision)
     if adapter:
-        scoring = Scoring.of_adapter(api.load(adapter, device=device), choice, device)
+        scoring = Scoring.of_adapter(api.load(adapter, device=device, settings=loading), choice, device)
     else:
         scoring = Scoring.of(backbone, choice, device)
     if scoring.licence:

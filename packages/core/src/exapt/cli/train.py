@@ -11,6 +11,7 @@ from click.exceptions import Exit
 
 from exapt.cli.output import Watching, note, number, say, say_json, say_table
 from exapt.errors import RecipeError, listed
+from exapt.settings import put, setting
 
 if TYPE_CHECKING:
     from exapt.events import Event, Run
@@ -79,43 +80,11 @@ def written(path: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
         raise RecipeError("give a recipe file, or --data, --label, --backbone, --head and --strategy")
     for flag, place in (("data", "data.path"), ("input_", "data.input"), ("split", "split.column"), ("seed", "seed")):
         if flags[flag] is not None:
-            _put(recipe, place, flags[flag])
+            put(recipe, place, flags[flag])
     _put_components(recipe, flags)
     for given in flags["settings"]:
-        _put(recipe, *setting(given, "--set"))
+        put(recipe, *setting(given, "--set"))
     return recipe
-
-
-def setting(given: str, flag: str) -> tuple[str, Any]:
-    """Return key and value of ``KEY=VALUE``. Raises ``RecipeError`` if there is no ``=``."""
-    key, equals, value = given.partition("=")
-    if not equals:
-        raise RecipeError(f"{flag} takes KEY=VALUE, not '{given}'")
-    return key.strip(), _value(value.strip())
-
-
-def settings_of(given: tuple[str, ...]) -> dict[str, Any]:
-    """Return what ``--set`` says of components, as nested tables."""
-    found: dict[str, Any] = {}
-    for one in given:
-        _put(found, *setting(one, "--set"))
-    return found
-
-
-def options_of(given: Any, what: str) -> dict[str, Any]:
-    """Return the options of one component. Raises ``RecipeError`` for a value that stands for none of them."""
-    if not isinstance(given, dict):
-        raise RecipeError(f"'{what}' is {given!r}: name an option, {what}.KEY=VALUE")
-    return given
-
-
-def reader_options(given: tuple[str, ...]) -> dict[str, Any]:
-    """Return what ``--set`` says of the reader. Raises ``RecipeError`` where it speaks of anything else."""
-    found = settings_of(given)
-    other = found.keys() - {"reader"}
-    if other:
-        raise RecipeError(f"there are options of the reader here, not of '{min(other)}': --set reader.KEY=VALUE")
-    return options_of(found.get("reader", {}), "reader")
 
 
 def _put_components(recipe: dict[str, Any], flags: dict[str, Any]) -> None:
@@ -129,9 +98,9 @@ def _put_components(recipe: dict[str, Any], flags: dict[str, Any]) -> None:
         return
     place = _only_head(recipe)
     if flags["head"] is not None:
-        _put(recipe, place, _renamed(_at(recipe, place), flags["head"], ("label", "weight")))
+        put(recipe, place, _renamed(_at(recipe, place), flags["head"], ("label", "weight")))
     if flags["label"] is not None:
-        _put(recipe, f"{place}.label", _columns(flags["label"]))
+        put(recipe, f"{place}.label", _columns(flags["label"]))
 
 
 def _renamed(given: Any, name: str, kept: tuple[str, ...]) -> dict[str, Any]:
@@ -160,27 +129,6 @@ def _at(recipe: dict[str, Any], place: str) -> Any:
 
 def _columns(label: str) -> str | list[str]:
     return label.split(",") if "," in label else label
-
-
-def _put(recipe: dict[str, Any], place: str, value: Any) -> None:
-    *path, last = place.split(".")
-    for key in path:
-        inner = recipe.get(key)
-        if not isinstance(inner, dict):
-            # A component that was given by its bare name gets a table of its own.
-            inner = {"name": inner} if isinstance(inner, str) else {}
-            recipe[key] = inner
-        recipe = inner
-    recipe[last] = value
-
-
-def _value(text: str) -> Any:
-    import tomllib
-
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _echo_recipe(run: Run, event: Event) -> None:

@@ -15,8 +15,14 @@ DIGEST = 16
 
 
 def check_column(table: pa.Table, column: str, name: str) -> None:
-    """Raise ``DataError``, listing the columns that there are, if the table called ``name`` lacks one."""
+    """Raise ``DataError``, listing the columns that there are, if the table called ``name`` lacks one.
+
+    Of one that a reader could not read, as the schema's metadata tell, it says why.
+    """
     if column not in table.column_names:
+        unread = (table.schema.metadata or {}).get(f"unreadable:{column}".encode())
+        if unread:
+            raise DataError(unread.decode())
         raise DataError(f"{name} has no column '{column}'. Its columns are: {', '.join(table.column_names)}.")
 
 

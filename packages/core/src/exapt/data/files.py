@@ -111,14 +111,28 @@ def _unfit(plugins: Plugins, kind: type[F], path: Path) -> DataError | OutputErr
     )
 
 
-def table_sha256(path: str | Path) -> str:
-    """Return the sha256 of a file as it lies on the disk, or of the names and contents of a folder's files, in hexadecimal."""
+def table_sha256(path: str | Path, format: str = "") -> str:  # noqa: A002
+    """Return the sha256 of a table as it lies on the disk, in hexadecimal: of its file or, of several, names and contents.
+
+    Raises ``DataError`` like ``open_table``, which reads it with the same ``format``.
+    """
     path = Path(path)
-    if _is_folder(path):
-        _by_members(path, current())
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        parts = "".join(f"{file.name} {table_sha256(file)}\n" for file in files)
-        return hashlib.sha256(parts.encode()).hexdigest()
+    files = _files(path, reader_of(path, format))
+    if files == [path]:
+        return _sha256(path)
+    parts = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _files(path: Path, spec: ReaderSpec) -> list[Path]:
+    if spec.files is not None:
+        return sorted(spec.files(path))
+    if not _is_folder(path):
+        return [path]
+    return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+
+
+def _sha256(path: Path) -> str:
     _check_readable(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -134,6 +148,8 @@ class AtomicWriter:
     def __init__(self, path: Path, spec: WriterSpec, options: Options, in_place: bool = False) -> None:
         self.path, self._in_place = path, in_place
         self._spec, self._options = spec, options
+        self.annotates = isinstance(options, Annotating)
+        """Whether what is written goes into a copy of the table that it is about."""
         self._rows = 0
 
     def __enter__(self) -> Self:
@@ -158,6 +174,11 @@ class AtomicWriter:
         self._rows += batch.num_rows
         with _writing(self.path):
             self._writer.write(batch)
+
+    def add_facts(self, facts: Mapping[str, Any]) -> None:
+        """Add to where answers come from what is known only now, if the writer keeps it."""
+        if isinstance(self._options, Annotating):
+            self._options.facts.update(facts)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from exapt.data.columns import check_column, column_values, find_id_column, id_values, row_named
+from exapt.data.labels import has_no_label, is_unlabelled
 from exapt.errors import DataError
 
 if TYPE_CHECKING:
     from exapt.data.tables import Examples, Labels
     from exapt.recipe import DataOptions
-
-MISSING = frozenset({"", "NA", "NaN", "nan", "null", "None"})
-"""Texts that stand for no label."""
 
 
 def values(table: pa.Table, labels: Labels, name: str) -> dict[str, list[Any]]:
@@ -83,15 +81,17 @@ def _widened(table: pa.Table, beside: pa.Table, wanted: Sequence[str], id_column
     return table
 
 
-def missing_rows(examples: Examples, options: DataOptions, labels: Labels) -> list[int]:
+def missing_rows(examples: Examples, options: DataOptions, labels: Labels, per_unit: Collection[str] = ()) -> list[int]:
     """Return the rows that lack a label, where the options let them be dropped.
 
-    Raises ``DataError`` where they do not, where no row would be left, and for a list with a hole in it.
+    Raises ``DataError`` where they do not, where no row would be left, and for a list with a hole in it, but for labels
+    of the heads that answer ``per_unit``: there a hole is a unit without a label.
     """
     name = Path(options.path).name
+    whole = set(_columns({head: columns for head, columns in labels.items() if head not in per_unit}))
     found: set[int] = set()
     for column in _columns(labels):
-        of_column = set(_missing(examples, column, name))
+        of_column = set(_missing(examples, column, name, holes=column not in whole))
         where = f"'{column}' of {Path(options.labels).name}" if options.labels else f"'{column}'"
         if len(of_column) == len(examples):
             raise DataError(f"{name}: no row has a label in {where}.")
@@ -112,22 +112,15 @@ def _refusal(examples: Examples, rows: set[int], where: str, name: str) -> DataE
     )
 
 
-def _missing(examples: Examples, column: str, name: str) -> Iterator[int]:
+def _missing(examples: Examples, column: str, name: str, holes: bool) -> Iterator[int]:
     for row, value in enumerate(examples.table.column(column).to_pylist()):
-        if _is_missing(value):
+        if is_unlabelled(value) or (holes and has_no_label(value)):
             yield row
-        elif isinstance(value, list):
+        elif isinstance(value, list) and not holes:
             _check_whole(value, f"{name} {row_named(row + 1, examples.ids[row])}: '{column}'")
 
 
 def _check_whole(label: Sequence[Any], what: str) -> None:
     for place, value in enumerate(label, 1):
-        if _is_missing(value):
+        if is_unlabelled(value):
             raise DataError(f"{what} has no value at position {place}.")
-
-
-def _is_missing(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.strip() in MISSING
-    # Only NaN differs from itself.
-    return value is None or (isinstance(value, float) and value != value)

@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from exapt.errors import DataError, did_you_mean
+from exapt.errors import DataError
 
+MISSING = frozenset({"", "NA", "NaN", "nan", "null", "None"})
+"""Texts that stand for no label, as a cell of a table or as a member of a list."""
 _LARGEST = 1e15
 """What squares and sums of labels must stay below, to be numbers in fp32 still."""
 _WHOLE = re.compile(r"(-?\d+)\.0+")
@@ -27,6 +29,11 @@ def is_missing(value: Any) -> bool:
         or (isinstance(value, float) and math.isnan(value))
         or (isinstance(value, str) and not value.strip())
     )
+
+
+def is_unlabelled(value: Any) -> bool:
+    """Return whether a cell of a table, or a member of a list, stands for no label: it is missing, or a text such as ``NA``."""
+    return is_missing(value) or (isinstance(value, str) and value.strip() in MISSING)
 
 
 def class_name(value: Any) -> str:
@@ -52,11 +59,6 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
     if all(_NUMBER.fullmatch(name) for name in distinct):
         distinct.sort(key=float)
     return tuple(distinct)
-
-
-def unknown_class(name: str, classes: Sequence[str]) -> str:
-    """Return the message for a class that is none of those that a head knows."""
-    return f"is '{name}', which is none of the classes {', '.join(classes)}.{did_you_mean(name, classes)}"
 
 
 def class_set(value: Any) -> list[str]:
@@ -119,21 +121,52 @@ def numbers(value: Any) -> list[float]:
 def unit_values(value: Any, characters: bool) -> list[Any]:
     """Return one value per unit from a list, JSON text ``[0, 1]``, or text with ``,``, ``;`` or blanks between.
 
-    Text without any of these is one value per character where ``characters``, else one value. Raises ``DataError``.
+    Text without any of these is one value per character where ``characters``, else one value. A unit of a list that has
+    no label has None. Raises ``DataError``.
     """
     value = _plain(value)
     if is_missing(value):
         raise DataError("is missing")
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return _with_holes(value)
     text = str(value).strip()
     if text.startswith("["):
-        return _json_list(text)
+        return _with_holes(_json_list(text))
     if re.search(r"[,;]", text):
         return [part.strip() for part in re.split(r"[,;]", text)]
     if _SEPARATED.search(text):
         return text.split()
     return list(text) if characters else [text]
+
+
+def without_labels_of(label: Any, covered: Sequence[bool]) -> tuple[Any, int]:
+    """Return the label of an input with None for units that are not ``covered`` [units], and how many values it loses.
+
+    What has no value for each unit stays as it is: its head will say what is wrong with it.
+    """
+    if all(covered):
+        return label, 0
+    try:
+        values = unit_values(label, characters=isinstance(label, str) and len(label.strip()) == len(covered))
+    except DataError:
+        return label, 0
+    if len(values) != len(covered):
+        return label, 0
+    kept = [value if known else None for value, known in zip(values, covered, strict=True)]
+    return kept, kept.count(None) - values.count(None)
+
+
+def has_no_label(label: Any) -> bool:
+    """Return whether a label of units names none of them; where there is no unit at all, nothing is missing."""
+    try:
+        values = unit_values(label, characters=True)
+    except DataError:
+        return False
+    return bool(values) and all(map(is_unlabelled, values))
+
+
+def _with_holes(values: Sequence[Any]) -> list[Any]:
+    return [None if is_unlabelled(value) else value for value in map(_plain, values)]
 
 
 def _json_list(text: str) -> list[Any]:

@@ -24,7 +24,7 @@ Rows = npt.NDArray[np.int64]
 PARTS = ("train", "valid", "test")
 _WORDS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 _SHOWN = 20
-_EMPTY = {
+EMPTY = {
     "valid": "the valid part is empty: the last epoch is kept, and nothing can be selected",
     "test": "the test part is empty: there is no score on unseen rows",
 }
@@ -69,7 +69,7 @@ def split(
     for part, size in enumerate((options.train_size, options.valid_size)):
         if size is not None:
             parts[part] = _drawn(parts[part], classes, size, PARTS[part], seed)
-    notes += [_EMPTY[name] for name, rows in zip(PARTS, parts, strict=True) if not len(rows)]
+    notes += [EMPTY[name] for name, rows in zip(PARTS, parts, strict=True) if not len(rows)]
     train, valid, test = parts
     return Split(train, valid, test, tuple(notes + _shared_inputs(examples, parts)))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
+from exapt.cells import CellType
 from exapt.data import label_columns
 from exapt.data.columns import DIGEST, column_values, content_digest, find_id_column, id_values, row_named
 from exapt.data.files import open_table
@@ -113,14 +114,18 @@ def _rows(count: int) -> str:
     return f"{count} row" if count == 1 else f"{count} rows"
 
 
-def read_examples(options: DataOptions, labels: Labels, *, keep_labels: bool = True) -> tuple[Examples, Report]:
+def read_examples(
+    options: DataOptions, labels: Labels, *, keep_labels: bool = True, per_unit: Collection[str] = ()
+) -> tuple[Examples, Report]:
     """Read a whole table with the labels, which may stand in a second table, or without them if they are not wanted.
 
+    Of the heads that answer ``per_unit``, some units may have no label.
+    Without them, a table of cells needs no column of inputs to be named.
     Raises ``DataError`` for a column that is not there, an empty input, an id with two contents and a missing label;
     rows without a label are dropped instead, and counted, where the options say so.
     """
-    source = _Source(Path(options.path), options)
     whole, told = _whole(options.path, options.format, options.reader)
+    source = _Source(Path(options.path), options if keep_labels else _by_content(options, whole))
     read = source.examples(whole)
     if not keep_labels:
         return read, Report(source.name, len(read), repeated=source.repeated, told=told)
@@ -130,7 +135,7 @@ def read_examples(options: DataOptions, labels: Labels, *, keep_labels: bool = T
     )
     if source.repeated:
         _refuse_contradictions(examples, source.name)
-    missing = label_columns.missing_rows(examples, options, labels)
+    missing = label_columns.missing_rows(examples, options, labels, per_unit)
     report = Report(
         name=source.name,
         rows=len(read),
@@ -153,6 +158,12 @@ def _whole(
     if not sum(batch.num_rows for batch in batches):
         raise DataError(f"{Path(path).name} has no rows.")
     return pa.Table.from_batches(batches), _told(reader)
+
+
+def _by_content(options: DataOptions, table: pa.Table) -> DataOptions:
+    cells = [field.name for field in table.schema if isinstance(field.type, CellType)]
+    named = "inputs" in options.model_fields_set
+    return options if named or not cells else options.model_copy(update={"inputs": {"cell": cells[0]}})
 
 
 def _told(reader: Reader) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ class Head(nn.Module, ABC):
     def encode(self, label: Any, length: int) -> Array:
         """Return one label as a target array: [] or [targets] per input, [units] where it answers per unit.
 
+        A list for units holds None where there is no label, or where no token covers the unit: its target is ``pad``.
         Raises ``DataError`` for a label that the head does not know or whose length differs from the input's.
         """
         raise RecipeError(f"{type(self).__name__} takes no labels")
@@ -98,7 +99,8 @@ class Head(nn.Module, ABC):
     def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
         """Put outputs, one array per input (padding cut off), into words: columns such as ``prediction``.
 
-        None stands for a number that an input has none of; words are never missing.
+        None stands for a number that an input has none of; words are never missing. Core puts None in place of what is
+        said of units that no token covers.
         """
 
     @abstractmethod

@@ -54,6 +54,16 @@ class Encoding:
         """Whether no token stands for a unit: a cell of which no gene is known pools to zeros."""
         return not (self.spans[:, 0] != NO_UNIT).any()
 
+    @property
+    def covered(self) -> Array:
+        """Which units [units] a token stands for. Of others, such as genes that were cut off, the model knows nothing."""
+        first, last = self.spans[self.spans[:, 0] != NO_UNIT].T
+        ends = np.zeros(self.length + 1, dtype=np.int64)
+        np.add.at(ends, first, 1)
+        np.add.at(ends, last + 1, -1)
+        covered: Array = ends.cumsum()[:-1] > 0
+        return covered
+
 
 @dataclass
 class Batch:
@@ -152,7 +162,8 @@ class Features:
         total = self.hidden.new_zeros(batch, units, width)
         count = self.hidden.new_zeros(batch, units)
         first, last = self.spans.unbind(-1)
-        reach = int((last - first).max()) + 1 if first.numel() else 0
+        # Without a unit there is no place for tokens that cover nothing either.
+        reach = int((last - first).max()) + 1 if first.numel() and units else 0
         for offset in range(reach):
             unit = first + offset
             covers = self.mask & (unit <= last)
@@ -183,37 +194,45 @@ class Tally(ABC):
 
     @abstractmethod
     def count(self, values: Sequence[Any], encodings: Sequence[Encoding]) -> None:
-        """Take in some inputs and what became of them. Raises ``DataError`` where too little of them is known."""
+        """Take in some inputs and what became of them."""
 
     @abstractmethod
     def lines(self, name: str) -> list[str]:
-        """Return what there is to tell, one sentence a line, of the input called ``name``; none if all is well."""
+        """Return what there is to tell, one sentence a line, of the input called ``name``; none if all is well.
+
+        Asked once all inputs are counted, and before anything that was made of them is kept. Raises ``DataError`` where
+        too little of them all is known.
+        """
 
 
 class Letters(Tally):
     """Counts the letters that a vocabulary does not know."""
 
     def __init__(self) -> None:
-        self._letters = self._records = self._values = 0
+        self._letters = self._records = self._values = self._empty = 0
 
     def count(self, values: Sequence[Any], encodings: Sequence[Encoding]) -> None:
         """Take in some sequences."""
         self._letters += sum(encoding.unknown for encoding in encodings)
         self._records += sum(encoding.unknown > 0 for encoding in encodings)
         self._values += len(encodings)
+        self._empty += sum(encoding.empty for encoding in encodings)
 
     def lines(self, name: str) -> list[str]:
-        """Return one line if there were any such letters."""
+        """Return one line if there were any such letters, and one if there were sequences without a token."""
         letters, values = "letter" if self._letters == 1 else "letters", "value" if self._values == 1 else "values"
         said = f"{self._letters:,} unknown {letters} in {self._records:,} of {self._values:,} {values} of '{name}'"
-        return [said] if self._letters else []
+        nothing = f"{self._empty:,} of {self._values:,} {values} of '{name}' hold nothing that the model reads"
+        return [*([said] if self._letters else []), *([nothing] if self._empty else [])]
 
 
 class Tokenizer(ABC):
     """Turns one input into one unpadded ``Encoding``."""
 
     vocabulary: Mapping[str, int]
-    """Token to id. Core fingerprints it, together with what ``encode`` makes of the probe inputs."""
+    """Token to id. Core fingerprints it, together with ``rules`` and what ``encode`` makes of the probe inputs."""
+    rules: Mapping[str, Any] = {}
+    """What else decides on tokens and might not show in the probe inputs, such as tables read from files; ready for JSON."""
     mistaken_for: Mapping[str, str] = {}
     """Other kinds of data and their letters: ``{"DNA": "ACGTUN"}`` refuses a table that holds these letters alone."""
     mask: int | None = None
@@ -226,6 +245,13 @@ class Tokenizer(ABC):
     def tally(self) -> Tally:
         """Return a new tally of inputs that are about to be encoded."""
         return Letters()
+
+    def unit_names(self, value: Any) -> Sequence[str] | None:
+        """Return the name of each unit of an input, such as the genes of a cell; None if its place is all that tells it.
+
+        Of one tokenizer all inputs have names or none has. They stand beside whatever is said unit by unit.
+        """
+        return None
 
     @abstractmethod
     def encode(self, value: Any) -> Encoding:

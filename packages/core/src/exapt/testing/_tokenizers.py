@@ -103,6 +103,16 @@ def _span(span: Array) -> str:
     return f"{span[0]} to {span[1]}"
 
 
+def units_named(case: TokenizerCase) -> Faults:
+    """Where units have names, every unit of every input has one."""
+    names = [case.tokenizer.unit_names(value) for value in case.inputs]
+    for place, (some, encoding) in enumerate(zip(names, case.encodings, strict=True)):
+        if some is None and any(others is not None for others in names):
+            yield f"the units of input {place} have no names, but those of others have"
+        if some is not None and len(some) != encoding.length:
+            yield f"input {place} has {len(some)} names for {encoding.length} units"
+
+
 def letters_told_apart(case: TokenizerCase) -> Faults:
     """Another letter anywhere makes other tokens, unless it is refused."""
     for place, value in case.texts:
@@ -204,6 +214,7 @@ def known_by_its_vocabulary(case: TokenizerCase) -> Faults:
 TOKENIZER_CHECKS: tuple[Check[TokenizerCase], ...] = (
     Check("arrays-fit", "a batch that cannot be padded", arrays_fit),
     Check("units-covered", "unknown runs that collapse, a dropped tail: labels slip to other residues", units_covered),
+    Check("units-named", "answers read under the name of another gene", units_named),
     Check("letters-told-apart", "characters that vanish before the model sees them", letters_told_apart),
     Check("strange-letters-counted", "unknown characters mapped away in silence", strange_letters_counted),
     Check("lower-case-on-purpose", "lower case read as one long unknown", lower_case_on_purpose),

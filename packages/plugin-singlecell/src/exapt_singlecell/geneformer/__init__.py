@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from exapt import BackboneSpec, Checkpoint, TokenizerSpec
+from exapt import BackboneSpec, Checkpoint, LocalPath, TokenizerSpec
 from exapt_singlecell.options import CellBackboneOptions, CellTokenizerOptions
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ PROBES = (
 class GeneformerTokenizerOptions(CellTokenizerOptions):
     """How cells become ranked genes, and where the dictionaries for it are."""
 
-    dictionaries: str = Field(
+    dictionaries: LocalPath = Field(
         "",
         description="Folder of the model's dictionaries; empty to look in the checkpoint's folder, in 'geneformer' "
         "there or beside it, and in the folder above.",
     )
-    token_dictionary: str = Field("", description="File of the ids of genes; empty to look for it.")
-    gene_medians: str = Field("", description="File of the usual levels of genes; empty to look for it.")
-    gene_names: str = Field("", description="File of the Ensembl ids of symbols; empty to look for it.")
-    gene_mapping: str = Field(
+    token_dictionary: LocalPath = Field("", description="File of the ids of genes; empty to look for it.")
+    gene_medians: LocalPath = Field("", description="File of the usual levels of genes; empty to look for it.")
+    gene_names: LocalPath = Field("", description="File of the Ensembl ids of symbols; empty to look for it.")
+    gene_mapping: LocalPath = Field(
         "", description="File of the Ensembl ids that others are counted for; empty to look for it."
     )
 

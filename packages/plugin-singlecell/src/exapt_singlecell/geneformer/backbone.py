@@ -17,6 +17,7 @@ from transformers.models.bert.modeling_bert import BertForMaskedLM
 
 from exapt.parts import Backbone, Batch, Features, LanguageModel
 from exapt.weights import Files, fill, refuse_missing
+from exapt_singlecell import tensors
 from exapt_singlecell.geneformer.files import files
 from exapt_singlecell.geneformer.shape import Shape, read_shape
 
@@ -26,6 +27,8 @@ DROPPED = {
 }
 """Tensors that files may hold and the backbone leaves out, by name or beginning of the name, with the reason."""
 
+# The head of a model that was fine-tuned as one of stock BERT's classifiers, of cells or of genes.
+_CLASSIFIER = "classifier."
 _EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 _DECODER = "cls.predictions.decoder.weight"
 _BIAS = "cls.predictions.bias"
@@ -119,18 +122,31 @@ def build(source: str, revision: str, weights: bool) -> Geneformer:
 
 def _load(backbone: Geneformer, checkpoint: Files) -> None:
     computed = {_DECODER_BIAS} | ({_DECODER} if backbone.tied else set())
-    missing = fill(backbone.state_dict(), _tensors(checkpoint, backbone.tied), checkpoint, DROPPED) - computed
+    unread: list[str] = []
+    given = _without_classifier(_tensors(checkpoint, backbone.tied), unread)
+    missing = fill(backbone.state_dict(), given, checkpoint, DROPPED) - computed
     head = {name for name in backbone.state_dict() if name.startswith("cls.")} - computed
     if head <= missing:
         backbone.cls = None
         missing -= head
     refuse_missing(missing, checkpoint)
+    backbone.notes = tensors.told(unread)
+
+
+def _without_classifier(given: Iterator[tuple[str, Tensor]], unread: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of the encoder and its language model; the names of a classifier's are put into ``unread``."""
+    for name, tensor in given:
+        if name.startswith(_CLASSIFIER):
+            unread.append(name)
+        else:
+            yield name, tensor
 
 
 def _tensors(checkpoint: Files, tied: bool) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors under today's names."""
     beside, own = None, False
-    for given, tensor in checkpoint.tensors():
+    for saved, tensor in checkpoint.tensors():
+        given = tensors.bare(saved)
         full = f"bert.{given}" if _BARE.match(given) else given
         name = full.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         own = own or name == _DECODER_BIAS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ TOKENS, MEDIANS, NAMES, MAPPING = (
     *("token_dictionary", "gene_median_dictionary"),
     *("gene_name_id_dict", "ensembl_mapping_dict"),
 )
+_MANY = 10**18
 _SUFFIXES = ("_gc104M", "_gc95M", "_gc30M", "")
 _ENDINGS = (".parquet", ".json", ".pkl")
 _OLDER = "gene_dictionaries_30m/"
@@ -37,13 +38,15 @@ _ON_HUB = (
 @dataclass(frozen=True)
 class Dictionaries:
     """``tokens`` gene to id, with the special tokens; ``medians`` gene to its usual level; ``names`` symbol to gene;
-    ``mapping`` names in upper case to the gene for which they are counted. Genes are Ensembl ids.
+    ``mapping`` names in upper case to the gene for which they are counted. Genes are Ensembl ids. ``notes`` tells which
+    of the files are from elsewhere than beside the weights.
     """
 
     tokens: Mapping[str, int]
     medians: Mapping[str, float]
     names: Mapping[str, str]
     mapping: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,25 @@ def read_dictionaries(files: Files, options: GeneformerTokenizerOptions, size: i
     ids = read_tokens(tokens)
     if len(ids) != size:
         raise DataError(_wrong(files, tokens, len(ids), size))
-    return Dictionaries(
-        ids,
-        _levels(medians, ids, tokens),
-        *(
-            _texts(path) if (path := _Found(files, release, named, stem).path()) else {}
-            for named, stem in ((options.gene_names, NAMES), (options.gene_mapping, MAPPING))
-        ),
+    names, mapping = (
+        _texts(path) if (path := _Found(files, release, named, stem).path()) else {}
+        for named, stem in ((options.gene_names, NAMES), (options.gene_mapping, MAPPING))
     )
+    levels = _levels(medians, ids, tokens)
+    return Dictionaries(ids, levels, names, mapping, tuple(_from_elsewhere(files, (tokens, medians))))
+
+
+def _from_elsewhere(files: Files, paths: Iterable[Path]) -> Iterator[str]:
+    """Yield a line for each dictionary outside of the folders in which a checkpoint has its own."""
+    here = files.need("config.json").parent
+    own = {(here / place).resolve() for place in _PLACES}
+    for path in paths:
+        if path.parent.resolve() not in own:
+            # Two releases may have as many genes, under other ids.
+            yield (
+                f"'{path}' is read from outside of the checkpoint's folders: it fits in size, and nothing tells whether it "
+                "is of the release of the weights"
+            )
 
 
 @dataclass(frozen=True)
@@ -170,7 +184,10 @@ def _wrong(files: Files, path: Path, found: int, size: int) -> str:
 def read_tokens(path: Path) -> dict[str, int]:
     """Return a token dictionary; raises ``DataError`` unless its ids count from 0, and padding and mask have one."""
     ids = _read(
-        path, lambda key, value: isinstance(key, str) and isinstance(value, int) and not isinstance(value, bool)
+        path,
+        lambda key, value: (
+            isinstance(key, str) and isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MANY
+        ),
     )
     if sorted(ids.values()) != list(range(len(ids))):
         twice = [value for value, count in Counter(ids.values()).items() if count > 1]
@@ -189,10 +206,19 @@ def _levels(path: Path, tokens: Mapping[str, int], beside: Path) -> dict[str, fl
     if lacking:
         count = f"{len(lacking):,} of the {len(genes):,} genes of '{beside}', such as {lacking[0]}"
         raise DataError(f"'{path}' lacks {count}: the two are not of one release")
-    odd = next((gene for gene in genes if not (math.isfinite(levels[gene]) and levels[gene] > 0)), None)
+    found = {gene: _level(levels[gene]) for gene in genes}
+    odd = next((gene for gene, level in found.items() if not (math.isfinite(level) and level > 0)), None)
     if odd is not None:
-        raise DataError(f"'{path}' is no median dictionary: the level of {odd} is {levels[odd]}, not above 0")
-    return {gene: float(levels[gene]) for gene in genes}
+        raise DataError(f"'{path}' is no median dictionary: the level of {odd} is {found[odd]}, not above 0")
+    return found
+
+
+def _level(value: float) -> float:
+    try:
+        return float(value)
+    # Whole numbers may be of any size.
+    except OverflowError:
+        return math.inf
 
 
 def _texts(path: Path) -> dict[str, str]:
@@ -212,9 +238,17 @@ def _read(path: Path, fits: Callable[[Any, Any], bool]) -> dict[Any, Any]:
         raise DataError(f"'{path}' holds {type(found).__name__}, not a dictionary")
     odd = next(((key, value) for key, value in found.items() if not fits(key, value)), None)
     if odd is not None or not found:
-        what = f"'{odd[0]}' stands for {odd[1]!r:.40}" if odd else "it is empty"
+        what = f"{_short(odd[0])} stands for {_short(odd[1])}" if odd else "it is empty"
         raise DataError(f"'{path}' is not the dictionary that its name says: {what}")
     return found
+
+
+def _short(value: Any) -> str:
+    # A dictionary may hold others without end, and a whole number more digits than can be written out.
+    if isinstance(value, int) and abs(value) >= _MANY:
+        return "a number of many digits"
+    plain = value is None or isinstance(value, (str, int, float))
+    return f"{value!r:.40}" if plain else f"a value of the type {type(value).__name__}"
 
 
 def _json(path: Path) -> Any:

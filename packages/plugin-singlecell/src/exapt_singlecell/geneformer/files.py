@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exapt.weights import Files
 
-_ON_HUB = re.compile(r"([\w-][\w.-]*/[\w.-]+)((?:/[\w-][\w.-]*)*)")
+_ON_HUB = re.compile(r"([\w-][\w.-]*/[\w.-]+)((?:/[\w-][\w.-]*)*)/?")
 
 
 @dataclass(frozen=True)

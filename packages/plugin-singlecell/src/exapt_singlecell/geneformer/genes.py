@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from exapt_singlecell.geneformer.dictionaries import Dictionaries
-from exapt_singlecell.matching import Match
+from exapt_singlecell.matching import UNKNOWN, Match
 
 # Genes on both sex chromosomes stand twice in GENCODE, once with this ending.
 _ENSEMBL = re.compile(r"(ENS[A-Z]*G\d+)(?:\.\d+)?(?:_PAR_Y)?")
@@ -30,7 +31,15 @@ class GeneFinder:
 
     def find(self, names: Sequence[str]) -> Match:
         """Return the tokens of genes."""
-        return Match.of(names, map(self._candidates, names))
+        match = Match.of(names, map(self._candidates, names))
+        known = zip(names, match.tokens.tolist(), strict=True)
+        return replace(match, recased=tuple(name for name, token in known if token != UNKNOWN and self._recased(name)))
+
+    def _recased(self, name: str) -> bool:
+        """Whether a symbol is none that the dictionaries spell so."""
+        stripped = name.strip()
+        spelt = stripped in self._names or stripped in self._mapping or stripped in self._tokens
+        return not spelt and not _ENSEMBL.fullmatch(stripped.upper())
 
     def _candidates(self, name: str) -> Collection[int]:
         stripped = name.strip()

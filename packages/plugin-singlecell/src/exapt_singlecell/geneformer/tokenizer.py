@@ -87,6 +87,13 @@ class GeneformerTokenizer(Tokenizer):
         self._inside = slice(int("<cls>" in tokens), -1 if "<eos>" in tokens else None)
         self._most = size - len(self._ends)
         self._min_kept = min_kept
+        self.rules = {
+            "longest": size,
+            "medians": dict(dictionaries.medians),
+            "names": dict(dictionaries.names),
+            "mapping": dict(dictionaries.mapping),
+        }
+        self._notes = dictionaries.notes
         self._finder = GeneFinder(dictionaries)
         self._matcher = Matcher(self._finder.find, dictionaries.medians)
         self._plans: WeakKeyDictionary[Genes, _Plan] = WeakKeyDictionary()
@@ -96,14 +103,18 @@ class GeneformerTokenizer(Tokenizer):
 
     def tally(self) -> Tally:
         """Return a new tally of the genes that cells have and the model knows."""
-        return MatchTally(self._matcher, self._min_kept)
+        return MatchTally(self._matcher, self._min_kept, self._notes)
+
+    def unit_names(self, value: Any) -> list[str]:
+        """Return the genes that a cell expresses, as its table calls them."""
+        return Cell.of(value).names
 
     def encode(self, value: Any) -> Encoding:
         """Encode one cell; raises ``DataError`` unless it holds raw counts, and if its table has no gene of the model's."""
         cell = Cell.of(value)
         plan = self._plan(cell.genes, needed=cell is value)
         units, places, unknown = self._ranked(cell, plan)
-        return self._encoding(cell, plan.tokens, places, units, unknown)
+        return self._encoding(plan.tokens, places, units, len(cell.places), unknown)
 
     def perturbed(self, cell: Any, genes: Sequence[str], how: Literal["delete", "overexpress"]) -> Encoding:
         """Encode a cell without some genes, or with them in front of all others, in the order in which they are given.
@@ -125,7 +136,7 @@ class GeneformerTokenizer(Tokenizer):
             tokens, units = (np.concatenate(pair)[: self._most] for pair in ((asked, tokens), (fronts, units)))
         elif how != "delete":
             raise DataError(f"there is no way '{how}' to perturb a cell; the ways are delete and overexpress")
-        return self._encoding(whole, tokens, np.arange(len(tokens)), units, unknown, added)
+        return self._encoding(tokens, np.arange(len(tokens)), units, len(whole.places) + added, unknown)
 
     def _plan(self, genes: Genes, needed: bool) -> _Plan:
         plan = self._plans.get(genes)
@@ -152,17 +163,17 @@ class GeneformerTokenizer(Tokenizer):
         units = order[: self._most]
         return units, places[units], len(counts) - len(order) - moved
 
-    def _encoding(
-        self, cell: Cell, tokens: Array, which: Array, units: Array, unknown: int, added: int = 0
-    ) -> Encoding:
+    def _encoding(self, tokens: Array, which: Array, units: Array, length: int, unknown: int) -> Encoding:
         size = len(which) + len(self._ends)
-        ids, spans = np.empty(size, dtype=np.int64), np.empty((size, 2), dtype=np.int64)
+        ids, starts = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
         # With another mode numpy would take them to a buffer first, lest some be missing.
         tokens.take(which, out=ids[self._inside], mode="clip")
-        spans[self._inside, 0] = spans[self._inside, 1] = units
+        starts[self._inside] = units
         for place, token in self._ends:
-            ids[place], spans[place] = token, NO_UNIT
-        return Encoding({"input_ids": ids}, self._pads, spans, len(cell.places) + added, unknown)
+            ids[place], starts[place] = token, NO_UNIT
+        # A token begins and ends on one unit, so one array holds both.
+        spans: Array = np.ndarray((size, 2), np.int64, starts, 0, (starts.itemsize, 0))
+        return Encoding({"input_ids": ids}, self._pads, spans, length, unknown)
 
     def _token(self, plan: _Plan, gene: str) -> int:
         place = plan.places.get(gene)

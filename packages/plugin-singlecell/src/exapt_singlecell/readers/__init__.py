@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +37,11 @@ class CellOptions(Options):
 class H5adOptions(CellOptions):
     """How a table of cells is read from an AnnData file or object."""
 
-    layer: str = Field("", description="Where the values are: empty for X, 'raw' for .raw, else the name of a layer.")
+    layer: str = Field(
+        "",
+        description="Where the values are: empty for X, 'raw' for .raw, else the name of a layer; 'layers/raw' for a layer "
+        "called raw beside .raw.",
+    )
 
 
 class TenxOptions(CellOptions):
@@ -70,6 +75,13 @@ def build_mtx(options: MtxOptions, path: Path) -> CellReader:
     return reader(options, path)
 
 
+def files_of_mtx(path: Path) -> Iterable[Path]:
+    """Return the matrix file of a folder, or the one that is named, and the lists beside it."""
+    from exapt_singlecell.readers.mtx import files
+
+    return files(path)
+
+
 READERS = (
     ReaderSpec(
         name="h5ad",
@@ -92,6 +104,7 @@ READERS = (
         options=MtxOptions,
         suffixes=(".mtx",),
         members=("matrix.mtx", "matrix.mtx.gz"),
+        files=files_of_mtx,
         build=build_mtx,
     ),
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.api.types import is_numeric_dtype
 
 from exapt import DataError
 from exapt.cells import Genes
@@ -21,32 +23,72 @@ def text_of(values: Iterable[Any]) -> pa.Array:
     return pa.array([value.decode() if isinstance(value, bytes) else str(value) for value in values], pa.string())
 
 
-def obs_columns(obs: pd.DataFrame, file: str) -> dict[str, pa.Array]:
+@dataclass(frozen=True)
+class Obs:
+    """The ``columns`` of obs, and of each that cannot be read, why not, for whoever asks for it."""
+
+    columns: Mapping[str, pa.Array]
+    unreadable: Mapping[str, str]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a record batch tells core of the columns that it lacks."""
+        return {f"unreadable:{name}": reason for name, reason in self.unreadable.items()}
+
+    def lines(self, file: str) -> tuple[str, ...]:
+        """Say which columns are left out."""
+        names = ", ".join(f"'{name}'" for name in self.unreadable)
+        return (f"{file}: columns of obs that cannot be read are left out: {names}",) if names else ()
+
+
+def obs_columns(obs: pd.DataFrame, file: str) -> Obs:
     """Return the columns of obs; ``id`` and ``cell``, which a table of cells has itself, become ``obs:id``, ``obs:cell``.
 
-    Categories are text, encoded as a dictionary. Raises ``DataError`` for a column that stands twice.
+    Categories are text, encoded as a dictionary. Raises ``DataError`` for two columns of one name.
     """
+    names: dict[str, str] = {}
     columns: dict[str, pa.Array] = {}
+    unreadable: dict[str, str] = {}
     for place, name in enumerate(map(str, obs.columns)):
         called = f"obs:{name}" if name in _OWN else name
-        if called in columns:
-            raise DataError(f"{file} has the column '{called}' twice in obs. Rename one of them.")
-        columns[called] = column_of(obs.iloc[:, place], f"obs of {file}", name)
-    return columns
+        if called in names:
+            raise DataError(_clash(names[called], name, file))
+        names[called] = name
+        try:
+            columns[called] = column_of(obs.iloc[:, place], f"obs of {file}", name)
+        except DataError as error:
+            unreadable[called] = str(error)
+    return Obs(columns, unreadable)
+
+
+def _clash(one: str, other: str, file: str) -> str:
+    if one == other:
+        return f"{file} has the column '{one}' twice in obs. Rename one of them."
+    own = next(name for name in (one, other) if name in _OWN)
+    return (
+        f"{file} has the columns '{one}' and '{other}' in obs: a table of cells has '{own}' itself, so that both would be "
+        f"called 'obs:{own}'. Rename one of them."
+    )
 
 
 def column_of(series: pd.Series[Any], where: str, name: str) -> pa.Array:
-    """Return one column as Arrow, what is missing as null; raises ``DataError`` for values of several types."""
-    if isinstance(series.dtype, pd.CategoricalDtype):
-        return _categories(series.cat)
-    if series.isna().all():
-        return pa.nulls(len(series), pa.string()) if series.dtype == object else pa.array(series, from_pandas=True)
+    """Return one column as Arrow, what is missing as null; raises ``DataError`` for values that Arrow does not take."""
     try:
+        if isinstance(series.dtype, pd.CategoricalDtype):
+            return _categories(series.cat)
+        if series.dtype == object and series.isna().all():
+            return pa.nulls(len(series), pa.string())
         found = pa.array(series, from_pandas=True)
-    except (pa.ArrowException, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{where} has values of several types in '{name}': {reason}. Make them text.") from None
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        raise DataError(f"{where} has values {_fault(series, name)}. Make them text.") from None
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+
+def _fault(series: pd.Series[Any], name: str) -> str:
+    mixed = series.dtype == object
+    kinds = sorted({type(value).__name__ for value in series.dropna()}) if mixed else [str(series.dtype)]
+    what = "of several types" if len(kinds) > 1 else "of a type that cannot be read"
+    return f"{what} in '{name}': {', '.join(kinds)}"
 
 
 def _categories(column: Any) -> pa.Array:
@@ -97,13 +139,18 @@ def _column(var: pd.DataFrame, column: str) -> pd.Series[Any]:
 
 def _unique(var: pd.DataFrame, names: Sequence[str], column: str, where: str) -> Genes:
     if len(set(names)) == len(names):
-        return Genes(tuple(names))
+        return Genes(tuple(names), _columns_of_text(var, column))
     counted = Counter(names)
     twice = [name for name, count in counted.items() if count > 1]
     more = f", and {len(twice) - 1:,} more genes do" if len(twice) > 1 else ""
     times = "twice" if counted[twice[0]] == 2 else f"{counted[twice[0]]:,} times"
     named = f"column '{column}'" if column else "names"
     raise DataError(f"{where} has '{twice[0]}' {times} in its {named}{more}. {_instead(var, column)}")
+
+
+def _columns_of_text(var: pd.DataFrame, but: str) -> tuple[str, ...]:
+    columns = {str(name): var.iloc[:, place] for place, name in enumerate(var.columns)}
+    return tuple(name for name, held in columns.items() if name != but and not is_numeric_dtype(held))
 
 
 def _instead(var: pd.DataFrame, column: str) -> str:

@@ -21,29 +21,29 @@ from exapt import DataError
 from exapt_singlecell.readers import H5adOptions
 from exapt_singlecell.readers.frames import genes_of, label_columns, obs_columns, text_of
 from exapt_singlecell.readers.matrix import Matrix
-from exapt_singlecell.readers.stored import hdf5, matrix_of
+from exapt_singlecell.readers.stored import hdf5, is_whole, matrix_of, reason_of
 from exapt_singlecell.readers.table import CellReader, CellTable
 
-_RAW = "raw"
+_RAW, _OF_RAW = "raw", ".raw"
 
 
 @dataclass(frozen=True)
 class _Values:
     """One place where AnnData keeps values, fetched when asked for, and the genes that its columns are."""
 
-    layer: str
+    called: str
     fetch: Callable[[], Any]
     var: Callable[[], pd.DataFrame]
     of: str
     """What holds it, for messages."""
 
     @property
-    def called(self) -> str:
-        return {"": "X", _RAW: ".raw"}.get(self.layer, f"the layer '{self.layer}'")
-
-    @property
     def where(self) -> str:
         return f"{self.called} of {self.of}"
+
+    @property
+    def genes(self) -> str:
+        return f"{'raw.' if self.called == _OF_RAW else ''}var of {self.of}"
 
     def matrix(self, cells: int) -> Matrix:
         return matrix_of(self.fetch(), (cells, len(self.var())), self.where)
@@ -61,12 +61,22 @@ def batches_of(adata: AnnData, options: H5adOptions | None = None) -> Iterator[p
     Raises ``DataError`` like the reader.
     """
     file = Path(str(adata.filename)).name if adata.isbacked else "adata"
-    held = {"": _Values("", lambda: adata.X, lambda: adata.var, file)} if _has_x(adata) else {}
+    held = {"": _Values("X", lambda: adata.X, lambda: adata.var, file)} if _has_x(adata) else {}
     if adata.raw is not None:
-        held[_RAW] = _Values(_RAW, lambda: adata.raw.X, lambda: adata.raw.var, file)
+        held[_RAW] = _Values(_OF_RAW, lambda: adata.raw.X, lambda: adata.raw.var, file)
     for name in adata.layers:
-        held.setdefault(name, _Values(name, partial(adata.layers.__getitem__, name), lambda: adata.var, file))
+        layer = _Values(_called(name), partial(adata.layers.__getitem__, name), lambda: adata.var, file)
+        held[_chosen_by(name, held)] = layer
     return _table(adata.obs, held, options or H5adOptions(), file).batches()
+
+
+def _called(layer: str) -> str:
+    return f"the layer '{layer}'"
+
+
+def _chosen_by(layer: str, held: Mapping[str, _Values]) -> str:
+    """Return what the option ``layer`` must be for a layer, whose name may mean another place."""
+    return f"layers/{layer}" if layer in held else layer
 
 
 def _has_x(adata: AnnData) -> bool:
@@ -86,38 +96,41 @@ def _opened(options: H5adOptions, path: Path) -> Iterator[CellTable]:
 def _held(file: h5py.File, name: str) -> dict[str, _Values]:
     """Return all places that hold values, by the option ``layer`` that chooses them."""
     var = partial(_frame, file, "var", name)
-    found = {"": _Values("", lambda: file["X"], var, name)} if "X" in file else {}
+    found = {"": _Values("X", lambda: file["X"], var, name)} if "X" in file else {}
     # Until 0.7 the parts of raw stood side by side.
     for values, genes in (("raw/X", "raw/var"), ("raw.X", "raw.var")):
         if values in file and genes in file:
-            found[_RAW] = _Values(_RAW, partial(file.__getitem__, values), partial(_frame, file, genes, name), name)
+            found[_RAW] = _Values(_OF_RAW, partial(file.__getitem__, values), partial(_frame, file, genes, name), name)
     for layer in file.get("layers", ()):
-        found.setdefault(layer, _Values(layer, partial(file.__getitem__, f"layers/{layer}"), var, name))
+        place = partial(file.__getitem__, f"layers/{layer}")
+        found[_chosen_by(layer, found)] = _Values(_called(layer), place, var, name)
     return found
 
 
 def _table(obs: pd.DataFrame, held: Mapping[str, _Values], options: H5adOptions, file: str) -> CellTable:
     values = _chosen(held, options.layer, file)
-    var, of_var = values.var(), f"{'raw.' if options.layer == _RAW else ''}var of {file}"
-    genes, unnamed = genes_of(var, options.genes, of_var)
-    columns = obs_columns(obs, file)
+    var = values.var()
+    genes, unnamed = genes_of(var, options.genes, values.genes)
+    known = obs_columns(obs, file)
+    missing = (f"{file}: {unnamed:,} genes have no '{options.genes}', so that no model knows them",) if unnamed else ()
     return CellTable(
         where=values.where,
         ids=text_of(obs.index),
-        obs=columns,
+        obs=known.columns,
         genes=genes,
         matrix=values.matrix(len(obs)),
         counts=options.values == "counts",
-        labels=label_columns(var, options.gene_labels, columns, of_var),
+        labels=label_columns(var, options.gene_labels, known.columns, values.genes),
         hint=partial(_hint, held, options, len(obs)),
-        lines=(f"{file}: {unnamed:,} genes have no '{options.genes}', so that no model knows them",) if unnamed else (),
+        lines=(*missing, *known.lines(file)),
+        metadata=known.metadata,
     )
 
 
 def _chosen(held: Mapping[str, _Values], layer: str, file: str) -> _Values:
     if layer in held:
         return held[layer]
-    lacking = {"": "X", _RAW: ".raw"}.get(layer, f"layer '{layer}'")
+    lacking = {"": "X", _RAW: _OF_RAW}.get(layer, f"layer '{layer}'")
     others = [name for name in held if name]
     known = f"Choose with the option layer: {', '.join(others)}." if others else "It has no layers either."
     if "" in held:
@@ -125,7 +138,7 @@ def _chosen(held: Mapping[str, _Values], layer: str, file: str) -> _Values:
     raise DataError(f"{file} has no {lacking}. {known}")
 
 
-def _hint(held: Mapping[str, _Values], options: H5adOptions, cells: int) -> str:
+def _hint(held: Mapping[str, _Values], options: H5adOptions, cells: int, negative: bool) -> str:
     """Say which other place holds counts, as far as its first cells show, or that none does."""
     for layer, values in held.items():
         if layer != options.layer and _counts(values, cells):
@@ -133,7 +146,8 @@ def _hint(held: Mapping[str, _Values], options: H5adOptions, cells: int) -> str:
             return f"Counts are in {values.called}: {how}."
     if options.values == "normalised":
         return "Nor does another layer hold counts; take the values from before they were scaled."
-    return 'No other layer holds counts; take a file that does, or set values = "normalised" if none is negative.'
+    no_other = "No other layer holds counts; take a file that does"
+    return f"{no_other}." if negative else f'{no_other}. scGPT reads such values too, with values = "normalised".'
 
 
 def _counts(values: _Values, cells: int) -> bool:
@@ -147,18 +161,30 @@ def _counts(values: _Values, cells: int) -> bool:
 
 def _frame(file: h5py.File, name: str, of: str) -> pd.DataFrame:
     """Return obs or var as AnnData reads it; raises ``DataError`` for what it cannot make a table of."""
+    stored = file[name]
+    _check_names(stored, name, of)
     try:
-        stored = file[name]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OldFormatWarning)
             found = _old_frame(file, stored) if isinstance(stored, h5py.Dataset) else read_elem(stored)
-    # Of a damaged group AnnData raises whatever comes of it, and an error of its own that has no public name.
+    # Of a damaged group AnnData raises whatever comes of it, and an error of its own that has no public name. What it
+    # says is of its own code.
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{name} of {of} is damaged: {reason}. Fetch or write the file again.") from None
+        raise DataError(
+            f"{name} of {of} is damaged: its columns cannot be read, or do not fit each other{reason_of(error)}. "
+            "Fetch or write the file again."
+        ) from None
     if not isinstance(found, pd.DataFrame):
         raise DataError(f"{name} of {of} is {type(found).__name__}, no table. Fetch or write the file again.")
     return found
+
+
+def _check_names(stored: Any, name: str, of: str) -> None:
+    names = stored.get(stored.attrs.get("_index", ""), None) if isinstance(stored, h5py.Group) else None
+    if isinstance(names, h5py.Dataset) and not is_whole(names):
+        raise DataError(
+            f"{name} of {of} is damaged: its names are not there as a whole. Fetch or write the file again."
+        )
 
 
 def _old_frame(file: h5py.File, stored: h5py.Dataset) -> pd.DataFrame:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
+import re
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
@@ -20,12 +24,17 @@ from exapt import DataError
 from exapt_singlecell.readers import MtxOptions
 from exapt_singlecell.readers.matrix import Blocks, Scattered
 from exapt_singlecell.readers.table import CellReader, CellTable
-from exapt_singlecell.readers.tenx import table_of
+from exapt_singlecell.readers.tenx import Lists, table_of
 
 _MATRIX = "matrix.mtx"
 _FEATURES = ("features.tsv", "genes.tsv")
 _COLUMNS = ("id", "name", "feature_type")
 _AGAIN = "Fetch or write it again."
+_KINDS = {"gene": pa.int64(), "cell": pa.int64(), "value": pa.float64()}
+_NUMBER = rb"[-+]?(?:(?:\d{1,99}\.?\d{0,99}|\.\d{1,99})(?:e[-+]?\d{1,4})?|nan|inf(?:inity)?)"
+_ENTRY = re.compile(rb"\s*(\d{1,18})\s+(\d{1,18})\s+(" + _NUMBER + rb")\s*", re.I)
+# Bytes of lines that are taken apart together where blanks are not single.
+_TOGETHER = 1 << 20
 
 
 def reader(options: MtxOptions, path: Path) -> CellReader:
@@ -33,11 +42,16 @@ def reader(options: MtxOptions, path: Path) -> CellReader:
     return CellReader(partial(_opened, options, path))
 
 
+def files(path: Path) -> tuple[Path, Path, Path]:
+    """Return the matrix of a folder, or the one that is named, and its lists of barcodes and of features."""
+    matrix, prefix = _found(path)
+    return matrix, _beside(matrix, prefix, ("barcodes.tsv",)), _beside(matrix, prefix, _FEATURES)
+
+
 @contextmanager
 def _opened(options: MtxOptions, path: Path) -> Iterator[CellTable]:
-    matrix, prefix = _found(path)
-    barcodes = _rows(_beside(matrix, prefix, ("barcodes.tsv",)), 1)
-    features = _features(_beside(matrix, prefix, _FEATURES))
+    matrix, cells, genes = files(path)
+    barcodes, features = _rows(cells, 1), _features(genes)
     body = _body(matrix)
     if (body.genes, body.cells) != (len(features), len(barcodes)):
         turned = (
@@ -48,7 +62,7 @@ def _opened(options: MtxOptions, path: Path) -> Iterator[CellTable]:
             f"{len(barcodes):,} barcodes.{turned or ' Take lists that belong to it.'}"
         )
     whole = Scattered(matrix.name, body.blocks, (body.cells, body.genes))
-    yield table_of((matrix.name, matrix.name), [row[0] for row in barcodes], features, whole, options)
+    yield table_of(Lists(matrix.name, [row[0] for row in barcodes], features), whole, matrix.name, options)
 
 
 def _found(path: Path) -> tuple[Path, str]:
@@ -99,9 +113,10 @@ def _rows(path: Path, most: int) -> list[list[str]]:
     with _text(path) as stream:
         held = stream.read()
     try:
-        rows = [line.split("\t") for line in held.decode().splitlines()]
+        lines = held.decode().removesuffix("\n").split("\n") if held else []
     except UnicodeDecodeError:
         raise DataError(f"{path.name} is not UTF-8 text. {_AGAIN}") from None
+    rows = [line.removesuffix("\r").split("\t") for line in lines]
     for number, row in enumerate(rows, 1):
         if not row[0] or len(row) > most or len(row) != len(rows[0]):
             raise DataError(f"{path.name} line {number} has {len(row)} fields, first '{row[0]}'. {_AGAIN}")
@@ -130,8 +145,7 @@ class _Body:
     def blocks(self) -> Blocks:
         """Yield cells, genes and values, counted from 0; raises ``DataError`` if there are not as many as announced."""
         count = 0
-        for batch in self._batches():
-            genes, cells, values = (batch.column(place).to_numpy() for place in range(3))
+        for genes, cells, values in self._entries():
             count += len(values)
             yield cells - 1, genes - 1, values
         if count != self.entries:
@@ -140,18 +154,52 @@ class _Body:
                 f"{self.path.name} {state}: it announces {self.entries:,} entries, and has {count:,}. {_AGAIN}"
             )
 
+    def _entries(self) -> Blocks:
+        """Yield genes, cells and values, counted from 1."""
+        done = 0
+        try:
+            for batch in self._batches():
+                done += batch.num_rows
+                yield batch.column(0).to_numpy(), batch.column(1).to_numpy(), batch.column(2).to_numpy()
+        except pa.ArrowException:
+            # Blanks at will and comments are allowed too. They take another way, several times as long.
+            for block in self._loosely():
+                known = min(done, len(block[0]))
+                done -= known
+                yield block[0][known:], block[1][known:], block[2][known:]
+
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        kinds = {"gene": pa.int64(), "cell": pa.int64(), "value": pa.float64()}
         try:
             yield from csv.open_csv(
                 pa.input_stream(str(self.path), compression=_compression(self.path)),
-                csv.ReadOptions(skip_rows=self.head, column_names=list(kinds), block_size=1 << 23, use_threads=False),
+                csv.ReadOptions(skip_rows=self.head, column_names=list(_KINDS), block_size=1 << 23, use_threads=False),
                 csv.ParseOptions(delimiter=self.delimiter, quote_char=False),
-                csv.ConvertOptions(column_types=kinds, null_values=[], check_utf8=False),
+                csv.ConvertOptions(column_types=_KINDS, null_values=[], check_utf8=False),
             )
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{self.path.name} is cut off or damaged: {reason}. {_AGAIN}") from None
+        except OSError:
+            raise DataError(f"{self.path.name} is cut off or damaged: it cannot be read to its end. {_AGAIN}") from None
+
+    def _loosely(self) -> Blocks:
+        number = self.head
+        with _text(self.path) as stream:
+            deque(islice(stream, self.head), 0)
+            while lines := stream.readlines(_TOGETHER):
+                found = [self._entry(line, place) for place, line in enumerate(lines, number + 1)]
+                number += len(lines)
+                columns = np.array([entry for entry in found if entry], dtype=bytes).reshape(-1, 3).T
+                yield columns[0].astype(np.int64), columns[1].astype(np.int64), columns[2].astype(np.float64)
+
+    def _entry(self, line: bytes, number: int) -> Sequence[bytes]:
+        """Return the numbers of a line, none of a comment or an empty line. Raises ``DataError`` for anything else."""
+        entry = _ENTRY.fullmatch(line)
+        if entry is None and line.strip() and not line.startswith(b"%"):
+            raise DataError(_no_numbers(self.path, number, line, "a gene, a cell and a value"))
+        return entry.groups() if entry else ()
+
+
+def _no_numbers(path: Path, number: int, line: bytes, of: str) -> str:
+    said = line.decode("utf-8", "replace").strip()[:40]
+    return f"{path.name} line {number} is '{said}', not the numbers of {of}. {_AGAIN}"
 
 
 def _compression(path: Path) -> str | None:
@@ -165,6 +213,7 @@ def _body(path: Path) -> _Body:
         _check_banner(path.name, banner)
         for number, line in enumerate(islice(stream, 10_000), 2):
             if line.strip() and not line.startswith(b"%"):
+                _check_end(path)
                 return _sized(path, number, line, next(stream, b""))
     raise DataError(f"{path.name} is cut off: it does not say its size. {_AGAIN}")
 
@@ -180,10 +229,22 @@ def _check_banner(name: str, banner: list[str]) -> None:
         )
 
 
+def _check_end(path: Path) -> None:
+    """Raise ``DataError`` if a file may end within a number, of which gzip would tell by itself."""
+    with path.open("rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read() not in (b"\n", b"\r"):
+            raise DataError(
+                f"the last line of {path.name} has no end, so that its last number may be cut off. Fetch it again; if it is "
+                "whole, end it with a line break."
+            )
+
+
 def _sized(path: Path, number: int, line: bytes, first: bytes) -> _Body:
     fields = line.split()
-    if len(fields) != 3 or not all(field.isdigit() for field in fields):
-        said = line.decode("utf-8", "replace").strip()[:40]
-        raise DataError(f"{path.name} line {number} is '{said}', not the numbers of genes, cells and entries. {_AGAIN}")
+    if len(fields) != 3 or not all(field.isdigit() and len(field) < 19 for field in fields):
+        raise DataError(_no_numbers(path, number, line, "genes, cells and entries"))
     genes, cells, entries = (int(field) for field in fields)
     return _Body(path, number, genes, cells, entries, "\t" if b"\t" in first else " ")

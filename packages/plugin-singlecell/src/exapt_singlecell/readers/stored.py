@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,11 @@ from exapt_singlecell.readers.matrix import Array, ByCell, Dense, Matrix, by_gen
 
 _MAGIC = {b"\x1f\x8b": "is inside gzip. Unpack it with gunzip.", b"PK\x03\x04": "is a zip archive. Unpack it."}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_WHOLE = re.compile(r"truncated file: .*stored_eof = (\d+)")
+_REASON = re.compile(r"\(([^()=]+)\)")
+_AGAIN = "Copy or download the file again."
 _PARTS = ("data", "indices", "indptr")
+_WORDS = {"S": "text", "O": "text", "b": "truths", "f": "fractions", "c": "complex numbers", "V": "records"}
 _FORMATS = {"csr": "csr", "csr_matrix": "csr", "csc": "csc", "csc_matrix": "csc"}
 
 
@@ -28,11 +34,43 @@ def hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
+    except MemoryError:
+        raise DataError(
+            f"{path.name} is too large for the memory of this machine, or is damaged and says so. {_AGAIN}"
+        ) from None
     # All that h5py raises for a link, a header, a type or a chunk that cannot be read.
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()).strip("'\"")
-        state = "cut off" if "truncated file" in reason else "damaged"
-        raise DataError(f"{path.name} is {state}: {reason}. Fetch or write the file again.") from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return what to say of a file that HDF5 cannot go on with."""
+    said, held = " ".join(str(error).split()), path.stat().st_size
+    if "unable to lock file" in said:
+        return DataError(f"{path.name} is open in another program, which may be writing it. Close it there.")
+    whole = _WHOLE.search(said)
+    if whole:
+        return DataError(f"{path.name} is cut off: it has {held:,} of {int(whole[1]):,} bytes. {_AGAIN}")
+    told = reason_of(error)
+    return DataError(f"{path.name} is damaged: not all of its {held:,} bytes can be read as HDF5{told}. {_AGAIN}")
+
+
+def reason_of(error: Exception) -> str:
+    """Return the reason that HDF5 gives, in brackets, or nothing."""
+    # It gives it in brackets itself or, with '=', addresses and numbers that tell a user nothing.
+    reason = (
+        _REASON.search(" ".join(str(error).split())) if isinstance(error, (OSError, KeyError, RuntimeError)) else None
+    )
+    return f" ({reason[1]})" if reason else ""
+
+
+def is_whole(stored: h5py.Dataset) -> bool:
+    """Whether a dataset holds as much as it claims to: what was never written is read as nothing, at any length."""
+    if stored.is_virtual or not stored.size:
+        return True
+    if stored.chunks:
+        return bool(stored.id.get_num_chunks() * math.prod(stored.chunks) >= stored.size)
+    return bool(stored.id.get_storage_size() >= stored.nbytes)
 
 
 def _check_head(path: Path) -> None:
@@ -76,10 +114,10 @@ def _group(group: h5py.Group, shape: tuple[int, int], where: str) -> Matrix:
     layout = _FORMATS.get(stated.decode() if isinstance(stated, bytes) else str(stated))
     if layout is None:
         raise DataError(f"{where} is stored as '{stated}'; only dense, csr_matrix and csc_matrix can be read.")
-    size = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
-    if size is None:
+    size = np.ravel(group.attrs.get("shape", group.attrs.get("h5sparse_shape", ())))
+    if size.dtype.kind not in "iuf" or not len(size):
         raise DataError(f"{where} does not say its shape. Write the file again.")
-    _check_shape(tuple(np.ravel(size).tolist()), shape, where)
+    _check_shape(tuple(size.tolist()), shape, where)
     return compressed(group, layout, shape, where)
 
 
@@ -109,13 +147,14 @@ def _compressed(parts: tuple[Any, Any, Any], layout: str, shape: tuple[int, int]
         raise DataError(
             f"{where} is damaged: it has {data.size:,} values at {indices.size:,} places. Fetch or write the file again."
         )
-    known = _starts(starts, shape[0] if layout == "csr" else shape[1], len(data), where)
+    known = _starts(starts, shape if layout == "csr" else shape[::-1], len(data), where)
     if layout == "csr":
         return ByCell(where, data, indices, known, shape[1])
     return by_gene(where, data, indices, known, shape)
 
 
-def _starts(source: Any, rows: int, entries: int, where: str) -> Array:
+def _starts(source: Any, shape: tuple[int, int], entries: int, where: str) -> Array:
+    rows, columns = shape
     if len(source) != rows + 1:
         raise _unfit(f"{len(source):,} entries for {rows:,} rows", where)
     starts = np.asarray(source[:]).astype(np.int64)
@@ -123,6 +162,10 @@ def _starts(source: Any, rows: int, entries: int, where: str) -> Array:
         raise _unfit("entries that do not rise from 0", where)
     if starts[-1] != entries:
         raise _unfit(f"{int(starts[-1]):,} as its last entry, for {entries:,} values", where)
+    # No more is read at once than a row can hold, whatever a damaged file claims.
+    most = int(np.diff(starts).max(initial=0))
+    if most > columns:
+        raise _unfit(f"{most:,} entries in a row of {columns:,}", where)
     return starts
 
 
@@ -140,4 +183,5 @@ def _check_shape(found: tuple[int, ...], shape: tuple[int, int], where: str) -> 
 
 def _check_kind(part: Any, kinds: str, what: str, where: str) -> None:
     if part.dtype.kind not in kinds:
-        raise DataError(f"{where} holds {part.dtype}, where there should be {what}. Fetch or write the file again.")
+        held = _WORDS.get(part.dtype.kind, "something else")
+        raise DataError(f"{where} holds {held}, where there should be {what}. Fetch or write the file again.")

@@ -17,9 +17,9 @@ from exapt_singlecell.readers.matrix import Array, Matrix, Rows, first_where
 _DAMAGED = "Fetch or write the file again."
 
 
-def no_hint() -> str:
+def no_hint(negative: bool) -> str:
     """Say what to do about values that are no counts, where they stand in one place only."""
-    return 'Read counts, or set values = "normalised" to take these as they are.'
+    return "Read counts." if negative else 'Read counts; scGPT reads these too, with values = "normalised".'
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class CellTable:
     """Cells with their ids and what else is known of them; ``where`` is where their values stand, for messages.
 
     ``places`` [features of the matrix] are each feature's place among the genes, -1 for one that is none.
-    ``hint`` is the sentence on what to do about values that cannot be counts.
+    ``hint`` is the sentence on what to do about values that cannot be counts, or even are negative, ``metadata`` what
+    batches tell of columns that they lack.
     """
 
     where: str
@@ -38,8 +39,9 @@ class CellTable:
     counts: bool = True
     labels: Mapping[str, pa.Array] | None = None
     places: Array | None = None
-    hint: Callable[[], str] = no_hint
+    hint: Callable[[bool], str] = no_hint
     lines: tuple[str, ...] = ()
+    metadata: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         for what, count in (("cells", len(self.ids)), ("genes", len(self.genes))):
@@ -67,7 +69,7 @@ class CellTable:
         for name, labels in (self.labels or {}).items():
             columns[name] = pa.ListArray.from_arrays(rows.starts.astype(np.int32), labels.take(pa.array(rows.places)))
         columns["cell"] = cell_column(self._kind, rows.starts, rows.places, rows.values)
-        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns), metadata=self.metadata)
 
     def _checked(self, rows: Rows) -> Rows:
         if self.places is not None:
@@ -96,7 +98,7 @@ class CellTable:
     def _refuse(self, rows: Rows, wrong: Array, said: str) -> None:
         entry = first_where(wrong)
         if entry is not None:
-            hint = self.hint() if "{hint}" in said else ""
+            hint = self.hint(bool(rows.values[entry] < 0)) if "{hint}" in said else ""
             what = said.format(value=f"{rows.values[entry]:g}", named=self._named(rows, entry), hint=hint)
             raise DataError(f"{self.where} has {what}")
 

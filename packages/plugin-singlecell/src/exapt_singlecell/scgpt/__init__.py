@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from exapt import BackboneSpec, HeadSpec, Options, TokenizerSpec
+from exapt import BackboneSpec, HeadSpec, LocalPath, Options, TokenizerSpec
 from exapt_singlecell.options import CellBackboneOptions, CellTokenizerOptions
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 PAPER = "https://doi.org/10.1038/s41592-024-02201-0"
 
-# Human, mouse and Ensembl names side by side: whatever the vocabulary, some of each probe are known to it.
+# Human, mouse and Ensembl names side by side: of the usual vocabularies each knows some genes of each probe. To one that
+# knows none a probe is <cls> alone, and the fingerprint rests on the vocabulary.
 _GENES = (
     *(
         "CD3E",
@@ -61,7 +62,7 @@ class ScgptTokenizerOptions(CellTokenizerOptions):
         description="Which genes of a cell stay where it expresses more than max_length takes: a subset spread over all "
         "levels of expression, by a hash of the genes' symbols, or the most highly expressed.",
     )
-    gene_map: str = Field(
+    gene_map: LocalPath = Field(
         "",
         description="Table (.csv, .tsv or .parquet) of Ensembl ids and their symbols, for cells whose genes are named by "
         "Ensembl ids.",

@@ -15,6 +15,10 @@ CLS = "<cls>"
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
+# Where a file says that these are unused, or says nothing in them, they are as in the published models.
+_VARIANTS = ("pre_norm", "norm_scheme", "activation", "domain_spec_batchnorm")
+_UNUSED = ("", "none")
+
 
 class Shape(BaseModel):
     """The keys of ``args.json`` that a model is built from, with the published values where a file leaves them out."""
@@ -33,6 +37,10 @@ class Shape(BaseModel):
     max_seq_len: Annotated[int, Field(ge=2)] = 1200
     input_style: Literal["binned"] = "binned"
     input_emb_style: Literal["continuous"] = "continuous"
+    pre_norm: Literal[False] = False
+    norm_scheme: Literal["post"] = "post"
+    activation: Literal["relu"] = "relu"
+    domain_spec_batchnorm: Literal[False] = False
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,11 @@ def files(source: str, revision: str) -> Files:
 
 
 def read_shape(checkpoint: Files) -> Shape:
-    """Return a checkpoint's ``args.json``; raises ``DataError`` if a key is missing or holds what it cannot."""
-    said = {key: value for key, value in checkpoint.json("args.json").items() if value is not None}
+    """Return a checkpoint's ``args.json``; raises ``DataError`` if a key is missing or holds what it cannot.
+
+    So does one that tells of another architecture, such as blocks that normalise in front, under the names of this one.
+    """
+    said = {key: value for key, value in checkpoint.json("args.json").items() if not _unused(key, value)}
     try:
         shape = Shape.model_validate(said)
     except ValidationError as error:
@@ -63,6 +74,10 @@ def read_shape(checkpoint: Files) -> Shape:
         width = f"its width {shape.embsize} makes no heads of one width out of {shape.nheads}"
         raise DataError(f"the args.json of '{checkpoint.source}' cannot be used: {width}")
     return shape
+
+
+def _unused(key: str, value: object) -> bool:
+    return value is None or (key in _VARIANTS and isinstance(value, str) and value.lower() in _UNUSED)
 
 
 def read_vocabulary(checkpoint: Files, shape: Shape) -> Vocabulary:

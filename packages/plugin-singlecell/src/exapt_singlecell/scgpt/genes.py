@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from exapt import DataError
-from exapt_singlecell.matching import Match
+from exapt_singlecell.matching import HOW, Match
 from exapt_singlecell.scgpt import ScgptTokenizerOptions
 
 _ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{11})(\.\d+)?")
@@ -26,15 +26,19 @@ class Symbols:
         self._symbols_of = symbols_of
 
     def __call__(self, names: Sequence[str]) -> Match:
-        """Match the genes of a table; raises ``DataError`` if they are Ensembl ids and nothing tells their symbols."""
-        match = Match.of(names, map(self.tokens, names))
-        ensembl = [name for name in names if _ENSEMBL.fullmatch(name)]
-        if ensembl and not match.matched and not self._symbols_of:
-            raise DataError(
-                f"the genes are Ensembl ids ({', '.join(ensembl[:3])}), and scGPT knows symbols: name the column that "
-                "holds their symbols, or give a table of both as tokenizer.gene_map"
-            )
-        return match
+        """Match genes."""
+        return Match.of(names, map(self.tokens, names))
+
+    def hint(self, names: Sequence[str]) -> str:
+        """Return what to do about unknown genes that are Ensembl ids where nothing tells their symbols; else nothing."""
+        ensembl = list(filter(_ENSEMBL.fullmatch, names))
+        own = sum(map(bool, map(_ENSEMBL.fullmatch, self._tokens)))
+        if not ensembl or self._symbols_of or 2 * own > len(self._tokens):
+            return ""
+        return (
+            f"the genes are Ensembl ids ({', '.join(ensembl[:3])}), and scGPT knows symbols: name the column of var "
+            f"that holds their symbols, {HOW}, or give a table of both as tokenizer.gene_map"
+        )
 
     def tokens(self, name: str) -> set[int]:
         """Return all tokens that a gene could be."""

@@ -68,14 +68,20 @@ class ScgptTokenizer(Tokenizer):
         self._surplus = options.surplus
         self._cls, self._pads = vocabulary.cls, {"input_ids": vocabulary.pad, "values": shape.pad_value}
         genes = {name: token for name, token in vocabulary.ids.items() if token not in vocabulary.special}
-        self._symbols = Symbols(genes, read_gene_map(options))
-        self._matcher = Matcher(self._symbols, genes)
+        gene_map = read_gene_map(options)
+        self.rules = {"longest": self.most, "bins": self.bins, "surplus": self._surplus, "gene_map": gene_map}
+        self._symbols = Symbols(genes, gene_map)
+        self._matcher = Matcher(self._symbols, genes, self._symbols.hint)
         self._turn = _turns(vocabulary.ids)
         self._plans: WeakKeyDictionary[Genes, _Plan] = WeakKeyDictionary()
 
     def tally(self) -> Tally:
         """Return a tally of genes and counts that the vocabulary knows."""
         return MatchTally(self._matcher, self._min_kept)
+
+    def unit_names(self, value: Any) -> list[str]:
+        """Return the genes that a cell expresses, as its table calls them."""
+        return Cell.of(value).names
 
     def encode(self, value: Any) -> Encoding:
         """Encode one cell; raises ``DataError`` for values that are negative or no numbers."""
@@ -92,8 +98,8 @@ class ScgptTokenizer(Tokenizer):
         genes keep the bins and, but for the place of a gene that is new, the places they had, so that what changes in
         the model is the effect of these genes alone. Raises ``DataError`` for a gene that the model does not know.
         """
-        cell = Cell.of(cell)
-        asked, expressed = self._asked(genes), self._expressed(cell)
+        given, cell = cell, Cell.of(cell)
+        asked, expressed = self._asked(genes), self._expressed(cell, needed=cell is given)
         if how == "delete":
             chosen = self._chosen(expressed)
             return self._encoding(chosen.at(~np.isin(chosen.tokens, asked)), len(cell.places))
@@ -124,7 +130,7 @@ class ScgptTokenizer(Tokenizer):
             plan = self._plans[genes] = _Plan(tokens, len(np.unique(known)) < len(known))
         return plan
 
-    def _expressed(self, cell: Cell, needed: bool = True) -> Expressed:
+    def _expressed(self, cell: Cell, needed: bool) -> Expressed:
         _refuse_values(cell)
         plan = self._plan(cell.genes, needed)
         tokens, values = plan.tokens[cell.places], cell.values

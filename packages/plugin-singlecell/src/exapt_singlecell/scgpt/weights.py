@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from exapt import DataError
 from exapt.weights import Files, fill, read_tensors, refuse_missing
+from exapt_singlecell import tensors
 from exapt_singlecell.scgpt.files import Shape
 
 DECODER = "decoder."
 _INSIDE = ("encoder.", "value_encoder.", "transformer_encoder.")
+_NORMALISING = ("bn.", "dsbn.")
 NAMES = ("best_model.pt", "model.safetensors")
 # The layouts of flash-attention, of its wrapper in torch's place, and of torch itself.
 _PACKED = re.compile(r"(transformer_encoder\.layers\.\d+\.self_attn\.)(?:Wqkv\.|in_proj_)(weight|bias)")
@@ -21,14 +22,14 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 def read(checkpoint: Files) -> Mapping[str, Tensor]:
-    """Return the tensors of ``best_model.pt``, or of a copy of it as ``model.safetensors``, by their names there.
+    """Return the tensors of ``best_model.pt``, or of a copy of it as ``model.safetensors``, by their names in the model.
 
     Raises ``DataError`` if there are none, or if the file is damaged or holds code.
     """
     for name in NAMES:
         path = checkpoint.find(name)
         if path is not None:
-            return read_tensors(path)
+            return tensors.unwrapped(read_tensors(path), _INSIDE)
     raise DataError(checkpoint.lacking(" or ".join(NAMES)))
 
 
@@ -88,14 +89,20 @@ def _refuse_shape(name: str, tensor: Tensor, wanted: Sequence[int], files: Files
 
 
 def outside(given: Mapping[str, Tensor], decoder: bool) -> list[str]:
-    """Return the names of the tensors that are not read: heads of other tasks, and what reads labels of batches."""
+    """Return the names of the tensors that are not read: heads of other tasks, what reads labels of batches for decoders,
+    and a batch normalisation in front of the blocks, which changes all states.
+    """
     inside = (*_INSIDE, f"{DECODER}fc.") if decoder else _INSIDE
     return sorted(name for name in given if not name.startswith(inside))
 
 
 def told(names: Sequence[str]) -> list[str]:
-    """Return the line that tells of tensors that are not read; none if all are."""
-    if not names:
-        return []
-    parts = sorted(Counter(name.partition(".")[0] for name in names).items())
-    return [f"{len(names)} tensors of the checkpoint are not read: " + ", ".join(f"{part} {n}" for part, n in parts)]
+    """Return the lines that tell of tensors that are not read, and what follows from it; none if all are."""
+    lines, normalising = tensors.told(names), [name for name in names if name.startswith(_NORMALISING)]
+    if normalising:
+        lines.append(
+            f"the checkpoint was trained with a batch normalisation in front of its blocks "
+            f"({tensors.counted(normalising)}), which exapt does not apply: its states differ from those of the published "
+            "program"
+        )
+    return lines

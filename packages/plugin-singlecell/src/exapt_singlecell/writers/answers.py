@@ -70,11 +70,13 @@ def earlier_keys(record: Any, slot: str) -> dict[str, list[str]]:
     """Return the keys of obs and obsm that a record says were written with ``slot``; none of a name that is not its own."""
     base = slot.removeprefix("X_")
     written: Any = {}
-    with suppress(TypeError, ValueError, AttributeError):
+    with suppress(TypeError, ValueError, KeyError, RecursionError):
         written = dict(json.loads(record)["written"])
-    with suppress(KeyError):
-        return {kind: [key for key in map(str, written[kind]) if _is_of(key, base)] for kind in ("obs", "obsm")}
-    return {"obs": [], "obsm": []}
+    return {kind: [key for key in _texts(written.get(kind)) if _is_of(key, base)] for kind in ("obs", "obsm")}
+
+
+def _texts(value: Any) -> list[str]:
+    return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else []
 
 
 def _is_of(key: str, base: str) -> bool:
@@ -118,7 +120,7 @@ class Predictions:
     def _by_task(self, batch: pa.RecordBatch) -> list[tuple[str, dict[str, pa.Array]]]:
         heads: dict[str, dict[str, pa.Array]] = {prefix: {} for prefix in self._tasks}
         for name in batch.schema.names:
-            if name not in ("id", "empty"):
+            if name not in ("id", "empty", "units"):
                 prefix = max((begin for begin in heads if name.startswith(begin)), key=len)
                 heads[prefix][name.removeprefix(prefix)] = batch.column(name)
         return [(task_key(self._tasks[prefix]), own) for prefix, own in heads.items()]
@@ -169,7 +171,8 @@ def _classes(slot: str, said: Sequence[Any], probabilities: Mapping[str, Array])
 def _labels(slot: str, said: Sequence[Any], probabilities: Mapping[str, Array]) -> Iterator[tuple[str, Column]]:
     """Yield, for each label of those that a cell may have together, whether it is said to have it, and how probably."""
     for label, values in probabilities.items():
-        yield key_of(slot, label), pd.Series([label in labels for labels in said], dtype="boolean")
+        has = [None if labels is None else label in labels for labels in said]
+        yield key_of(slot, label), pd.Series(has, dtype="boolean")
         yield key_of(slot, label, "probability"), pd.Series(values)
 
 

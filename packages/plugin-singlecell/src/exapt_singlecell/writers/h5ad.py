@@ -19,10 +19,10 @@ import pandas as pd
 import pyarrow as pa
 from anndata.io import read_elem, write_elem
 
-from exapt import DataError, OutputError
+from exapt import OutputError
 from exapt.parts import Array
 from exapt_singlecell.readers.frames import text_of
-from exapt_singlecell.readers.stored import hdf5
+from exapt_singlecell.readers.stored import hdf5, unreadable
 from exapt_singlecell.writers import H5adAdditions
 from exapt_singlecell.writers.answers import (
     RECORDS,
@@ -31,6 +31,7 @@ from exapt_singlecell.writers.answers import (
     embedding_key,
     empty_key,
     empty_of,
+    key_of,
     record_of,
     task_key,
 )
@@ -54,7 +55,8 @@ class _Additions(ABC):
         _check_kind(options.source)
         with hdf5(options.source) as file:
             _check_layout(file, self._name)
-            self._ids = text_of(read_elem(file["obs"][_text(file["obs"].attrs["_index"])]))
+            self._index = _text(file["obs"].attrs["_index"])
+            self._ids = text_of(read_elem(file["obs"][self._index]))
             self._held = {kind: set(file.get(kind, ())) for kind in _KINDS}
         self._rows = 0
 
@@ -91,12 +93,15 @@ class _Additions(ABC):
             "the names of obs."
         )
 
-    def _refuse_held(self, kind: str, keys: Iterable[str]) -> None:
+    def _refuse_held(
+        self, kind: str, keys: Iterable[str], instead: str = "-o FILE.parquet writes another file"
+    ) -> None:
         for key in keys:
+            if kind == "obs" and key == self._index:
+                raise OutputError(_names_of_cells(key, self._name))
             if key in self._held[kind] and not self._options.replace:
                 raise OutputError(
-                    f"{self._name} has {_KINDS[kind]} '{key}' in {kind} already. --overwrite replaces it; "
-                    "-o FILE.parquet writes another file."
+                    f"{self._name} has {_KINDS[kind]} '{key}' in {kind} already. --overwrite replaces it; {instead}."
                 )
 
     @contextmanager
@@ -110,8 +115,7 @@ class _Additions(ABC):
                 yield file
         # All that h5py raises for a link, a header or a heap that cannot be read.
         except (OSError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split()).strip("'\"")
-            raise DataError(f"{self._name} is damaged: {reason}. Fetch or write the file again.") from None
+            raise unreadable(self._options.source, error) from None
 
 
 class Embeddings(_Additions):
@@ -145,7 +149,7 @@ class Embeddings(_Additions):
     def _begin(self, width: int) -> None:
         """Add the array [cells, width], and remember where in the file its numbers begin."""
         with self._opened(4 * width * len(self._ids)) as file:
-            _forget(file, self._slot, self._renewed)
+            _forget(file, self._slot, self._renewed, self._name)
             array = _group(file, "obsm").create_dataset(self._slot, (len(self._ids), width), "<f4")
             array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
             # The first number written takes the room for all of them.
@@ -180,9 +184,36 @@ class Answers(_Additions):
         records = {slot: record_of(self._options.facts, keys) for slot, keys in self._predictions.keys.items()}
         with self._opened(_size(columns) + sum(map(len, records.values()))) as file:
             for slot, record in records.items():
-                _forget(file, slot, {"obs": self._predictions.keys[slot]})
+                _forget(file, slot, {"obs": self._predictions.keys[slot]}, self._name)
                 _add_record(file, slot, record)
             _add_columns(file["obs"], columns)
+
+
+class Column(_Additions):
+    """Adds one column of words to obs, under its own name."""
+
+    def __init__(self, options: H5adAdditions, path: Path) -> None:
+        super().__init__(options, path)
+        (self._column,) = options.names.values()
+        self._key = key_of(self._column)
+        self._words: list[str] = []
+        with hdf5(options.source) as file:
+            columns = set(map(_text, file["obs"].attrs["column-order"]))
+        if self._key == "_index" or self._key in self._held["obs"] - columns:
+            raise OutputError(f"'{self._key}' is a name that AnnData needs for itself in obs: choose another.")
+        self._refuse_held("obs", [self._key], "--name calls the new one otherwise")
+        shutil.copyfile(options.source, path)
+
+    def _take(self, batch: pa.RecordBatch) -> None:
+        self._words += batch.column(self._column).to_pylist()
+
+    def _finish(self) -> None:
+        columns = {self._key: pd.Categorical(self._words)}
+        record = record_of(self._options.facts, [self._key])
+        with self._opened(_size(columns) + len(record)) as file:
+            _forget(file, self._key, {"obs": columns}, self._name)
+            _add_columns(file["obs"], columns)
+            _add_record(file, self._key, record)
 
 
 def _check_kind(source: Path) -> None:
@@ -222,15 +253,27 @@ def _group(file: h5py.File, name: str) -> h5py.Group:
     return file[name]
 
 
-def _forget(file: h5py.File, slot: str, renewed: Mapping[str, Iterable[str]]) -> None:
-    """Delete what was written with an earlier answer of that slot, and what is about to be written anew."""
+def _names_of_cells(key: str, name: str) -> str:
+    return (
+        f"'{key}' is what obs of {name} calls the names of its cells, so that no answer can stand there. Call them "
+        "otherwise: adata.obs.index.name = None."
+    )
+
+
+def _forget(file: h5py.File, slot: str, renewed: Mapping[str, Iterable[str]], name: str) -> None:
+    """Delete what was written with an earlier answer of that slot, and what is about to be written anew.
+
+    Raises ``OutputError`` if that would be the names of the cells.
+    """
     records = file.get(f"uns/{RECORDS}", {})
     record = read_elem(records[slot]) if slot in records else ""
     for kind, keys in earlier_keys(record, slot).items():
         gone = {key for key in [*keys, *renewed.get(kind, ())] if key in file.get(kind, ())}
+        if kind == "obs" and _text(file["obs"].attrs["_index"]) in gone:
+            raise OutputError(_names_of_cells(_text(file["obs"].attrs["_index"]), name))
         if kind == "obs" and gone:
             order = file["obs"].attrs["column-order"]
-            file["obs"].attrs["column-order"] = [name for name in map(_text, order) if name not in gone]
+            file["obs"].attrs["column-order"] = [column for column in map(_text, order) if column not in gone]
         for key in gone:
             del file[kind][key]
 

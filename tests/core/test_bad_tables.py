@@ -280,18 +280,18 @@ EXAMPLES = {
         "id,sequence,label\na,MKT,1\nb,MKV,NA\nc,MKL,\n",
         {},
         "t.csv: 2 of 3 rows have no label in 'label', first row 2 (id 'b'). "
-        'Fill in, or leave out with missing_labels = "drop".',
+        'Fill in, or leave out with data.missing_labels = "drop".',
     ),
     "missing-label": (
         "sequence,label\nMKT,nan\nMKV,1\n",
         {},
         "t.csv: 1 of 2 rows has no label in 'label', first row 1. "
-        'Fill in, or leave out with missing_labels = "drop".',
+        'Fill in, or leave out with data.missing_labels = "drop".',
     ),
     "missing-target": (
         "sequence,label,y\nMKT,1,null\nMKV,1,1\n",
         {"labels": ("label", "y")},
-        "t.csv: 1 of 2 rows has no label in 'y', first row 1. Fill in, or leave out with missing_labels = \"drop\".",
+        "t.csv: 1 of 2 rows has no label in 'y', first row 1. Fill in, or leave out with data.missing_labels = \"drop\".",
     ),
     "no-label-at-all": (
         "sequence,label\nMKT,\nMKV,NA\n",
@@ -345,7 +345,7 @@ JOINS = {
         "id,sequence\na,MKT\nb,MKV\n",
         "id,label\na,1\n",
         "t.csv: 1 of 2 rows has no label in 'label' of labels.csv, first row 2 (id 'b'). "
-        'Fill in, or leave out with missing_labels = "drop".',
+        'Fill in, or leave out with data.missing_labels = "drop".',
     ),
     "label-twice": ("id,sequence\na,MKT\n", "id,label,label\na,1,1\n", "labels.csv has the column 'label' twice."),
 }

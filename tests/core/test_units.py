@@ -192,7 +192,7 @@ def recipe(path, kind, head, **changes):
         "data": {"path": str(path), "input": kind.column},
         "split": {"column": "split"},
         "backbone": kind.backbone,
-        "head": {"name": head, "label": "y"},
+        "head": {"label": "y", **({"name": head} if isinstance(head, str) else head)},
         "strategy": "probe",
         "training": {"epochs": 3, "batch_size": 8, "head_learning_rate": 0.05, "patience": 0},
         **changes,
@@ -401,6 +401,9 @@ HOLES = {
     "null": ["helix", None, "strand"],
     "words": ["helix", "NA", "strand"],
     "text": '["helix", null, "strand"]',
+    "commas": "helix,NA,strand",
+    "nothing between": "helix;;strand",
+    "blanks": "helix NA strand",
 }
 
 
@@ -414,6 +417,54 @@ def test_a_hole_is_a_unit_without_a_label(label, tmp_path):
     (answer,) = learned.predict(["ACG"]).to_pylist()
     right = [answer["prediction"][place] == said for _, place, said in known]
     assert learned.metrics["test"]["accuracy"] == np.mean(right)
+
+
+def test_a_class_may_be_called_what_elsewhere_is_no_label(tmp_path):
+    parts = ("train", "train", "valid", "test")
+    rows = [{"sequence": "ACG", "y": ["helix", "None", "strand"], "split": part} for part in parts]
+    path = written(tmp_path / "t.jsonl", rows)
+    learned, _ = trained(path, Sequences, {"name": CLASSIFICATION, "classes": ["helix", "None", "strand"]})
+    (answer,) = learned.predict(["ACG"]).to_pylist()
+    right = [one == two for one, two in zip(answer["prediction"], rows[0]["y"], strict=True)]
+    assert learned.metrics["test"]["accuracy"] == np.mean(right)
+
+
+def digits(path, kind):
+    """Write labels as one digit a letter, of which the last stands on a letter that no token covers."""
+    rows = [
+        {"sequence": 2 * letter * 3 + "A", "y": kind(2 * digit * 3 + "3"), "split": part}
+        for part in ("train", "train", "valid", "test")
+        for letter, digit in (("A", "1"), ("C", "2"))
+    ]
+    return written(path, rows)
+
+
+def test_digits_are_labels_whether_written_as_text_or_as_a_number(tmp_path):
+    as_text, _ = trained(digits(tmp_path / "text.jsonl", str), Sequences, CLASSIFICATION)
+    as_numbers, notes = trained(digits(tmp_path / "numbers.jsonl", int), Sequences, CLASSIFICATION)
+    assert as_text.manifest["recipe"]["heads"]["head"]["classes"] == ["1", "2"]
+    assert as_numbers.manifest["recipe"]["heads"]["head"]["classes"] == ["1", "2"]
+    assert as_numbers.metrics == as_text.metrics
+    assert "label 'y': 8 values of units that the model does not see are left out" in notes
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_digits_without_anything_between_are_one_number(kind, tmp_path):
+    with pytest.raises(DataError) as caught:
+        trained(digits(tmp_path / "t.jsonl", kind), Sequences, REGRESSION)
+    assert str(caught.value) == "'1', label 'y': has 1 labels for 7 units"
+
+
+def test_many_strange_classes_are_one_line(tmp_path):
+    rows = [{"sequence": "ACG", "y": ["helix", "strand", "helix"], "split": "train"} for _ in range(4)]
+    rows += [{"sequence": "ACG", "y": [f"c{row:03}", "helix", "helix"], "split": "test"} for row in range(300)]
+    with pytest.raises(DataError) as caught:
+        trained(written(tmp_path / "t.jsonl", rows), Sequences, CLASSIFICATION)
+    assert str(caught.value) == (
+        "label 'y': no row of train has the classes 'c000' (1 row of test, first id '5'), 'c001' (1 row of test, first id "
+        "'6'), 'c002' (1 row of test, first id '7') and 297 more, so that they cannot be learned: split so that train has "
+        "some, leave these rows out, or name all classes in the head's option 'classes', and these count as wrong"
+    )
 
 
 def test_holes_weigh_nothing(tmp_path):
@@ -435,7 +486,7 @@ def test_a_row_that_labels_no_unit_has_no_label(head, tmp_path):
         trained(path, Sequences, head)
     assert str(caught.value) == (
         "t.jsonl: 1 of 12 rows has no label in 'y', first row 6 (id 'r5'). "
-        'Fill in, or leave out with missing_labels = "drop".'
+        'Fill in, or leave out with data.missing_labels = "drop".'
     )
     given = {"path": str(path), "input": "sequence", "missing_labels": "drop"}
     learned, notes = trained(path, Sequences, head, data=given)

@@ -260,7 +260,7 @@ def test_labels_with_gaps(column, head, path, models):
         exapt.train(given)
     assert str(refusal.value) == (
         f"cells.h5ad: 30 of 210 rows have no label in '{column}', first row 1 (id 'c0'). "
-        'Fill in, or leave out with missing_labels = "drop".'
+        'Fill in, or leave out with data.missing_labels = "drop".'
     )
     learned, notes = heard(given | {"data": {"path": str(path), "missing_labels": "drop"}})
     assert "cells.h5ad: 30 rows dropped for want of a label, first id 'c0'" in notes

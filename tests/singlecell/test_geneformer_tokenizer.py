@@ -318,8 +318,8 @@ def test_a_table_of_which_too_little_is_known():
     with pytest.raises(DataError) as caught:
         counted(values, 0.21)
     assert str(caught.value) == (
-        "20.0% of the counts are of genes that the model knows, less than tokenizer.min_kept = 0.21 asks for; it does not "
-        "know 'X', 'Y': name the column of var that holds their Ensembl ids or symbols, "
+        "20.0% of the counts of 'cell' are of genes that the model knows, less than tokenizer.min_kept = 0.21 asks for; it "
+        "does not know 'X', 'Y': name the column of var that holds their Ensembl ids or symbols, "
         "--set reader.genes=COLUMN (data.reader.genes for train), or lower min_kept"
     )
 
@@ -335,7 +335,7 @@ def test_the_share_is_that_of_all_cells_in_whatever_order_and_pieces(share):
         if share < 0.63:
             assert tally.lines("cell") == ["the model knows 1 of 2 genes of 'cell', 63.3% of the counts; 1 unknown: X"]
         else:
-            with pytest.raises(DataError, match=r"^63\.3% of the counts are of genes that the model knows, less than "):
+            with pytest.raises(DataError, match=r"^63\.3% of the counts of 'cell' are of genes that the model "):
                 tally.lines("cell")
 
 

@@ -238,6 +238,38 @@ def test_a_last_number_that_may_be_cut_off(tmp_path, body):
     )
 
 
+@pytest.mark.parametrize("name", ["barcodes.tsv", "features.tsv"])
+def test_lists_whose_last_word_may_be_cut_off(tmp_path, name):
+    folder = folder_of(tmp_path, text(counts()))
+    whole = (folder / name).read_bytes()
+    for missing in (1, 3):
+        (folder / name).write_bytes(whole[:-missing])
+
+        assert refusal(folder, "mtx") == (
+            f"the last line of {name} has no end, so that its last word may be cut off. Fetch it again; if it is whole, end "
+            "it with a line break."
+        )
+    (folder / name).unlink()
+    (folder / f"{name}.gz").write_bytes(gzip.compress(whole[:-1]))
+    np.testing.assert_array_equal(dense(read(folder, "mtx")), counts())
+
+
+def test_genes_that_stand_twice_in_a_list(tmp_path):
+    folder = folder_of(tmp_path, text(counts()), [f"{gene}\tS\tGene Expression" for gene in IDS])
+    assert refusal(folder, "mtx", genes="name") == (
+        "the list of features of matrix.mtx has 'S' 5 times in its column 'name'. "
+        "Leave the option genes empty: the ids are unique."
+    )
+    folder_of(folder, text(counts()), [f"E\t{gene}\tGene Expression" for gene in IDS])
+    assert refusal(folder, "mtx") == (
+        "the list of features of matrix.mtx has 'E' 5 times in its ids. Set genes = \"name\", a column without repeats."
+    )
+    folder_of(folder, text(counts()), ["E\tS\tGene Expression"] * 5)
+    assert refusal(folder, "mtx") == (
+        "the list of features of matrix.mtx has 'E' 5 times in its ids. Name a column without repeats in the option genes."
+    )
+
+
 def test_a_size_beyond_all_numbers(tmp_path):
     said = refusal(folder_of(tmp_path, f"{HEAD}5 7 {'9' * 9999}\n"), "mtx")
 
@@ -289,13 +321,15 @@ def test_gzip_that_is_cut_off(tmp_path):
 def test_lists_that_do_not_fit(tmp_path):
     folder_of(tmp_path, text(counts()))
     path = tmp_path / "barcodes.tsv"
-    path.write_text("x\n" + "\n".join(CELLS))
+    path.write_text("x\n" + "\n".join(CELLS) + "\n")
     assert refusal(tmp_path, "mtx") == (
         "matrix.mtx is 5 x 7, for 5 features and 8 barcodes. Take lists that belong to it."
     )
-    path.write_text("\n".join([*CELLS[:3], "", *CELLS[4:]]))
-    assert refusal(tmp_path, "mtx") == f"barcodes.tsv line 4 has 1 fields, first ''. {AGAIN}"
-    path.write_text("\n".join([*CELLS[:6], "a\tb"]))
+    path.write_text("\n".join([*CELLS[:3], "", *CELLS[4:]]) + "\n")
+    assert refusal(tmp_path, "mtx") == f"barcodes.tsv line 4 is empty. {AGAIN}"
+    path.write_text("\n".join(CELLS) + "\r\n\r\n")
+    assert refusal(tmp_path, "mtx") == f"barcodes.tsv line 8 is empty. {AGAIN}"
+    path.write_text("\n".join([*CELLS[:6], "a\tb"]) + "\n")
     assert refusal(tmp_path, "mtx") == f"barcodes.tsv line 7 has 2 fields, first 'a'. {AGAIN}"
     path.write_bytes(b"\xff\xfe")
     assert refusal(tmp_path, "mtx") == f"barcodes.tsv is not UTF-8 text. {AGAIN}"

@@ -82,6 +82,22 @@ def test_features_that_are_no_genes_are_left_out_and_told(tmp_path):
     ]
 
 
+def test_features_without_a_genome_or_a_type(tmp_path):
+    kinds = ["Antibody Capture", "Antibody Capture", "", "Gene Expression", "Gene Expression"]
+    path = version_3(tmp_path / "cells.h5", kinds=kinds, genomes=["", "", "", "GRCh38", "GRCh38"])
+    unnamed = version_3(tmp_path / "unnamed.h5", genomes=[""] * 5)
+    reader = open_table(path, plugins=PLUGINS)
+
+    table = pa.Table.from_batches(list(reader))
+
+    assert genes(table) == ["ENSG4", "ENSG5"]
+    assert reader.lines() == ["cells.h5: 3 of 5 features are left out: Antibody Capture (2), of no kind (1)"]
+    assert refusal(path, "10x-h5", genome="mm10") == "cells.h5 has no feature whose genome is 'mm10', but: GRCh38."
+    assert refusal(unnamed, "10x-h5", genome="mm10") == (
+        "unnamed.h5 has no feature whose genome is 'mm10': it names no genome at all."
+    )
+
+
 def test_one_genome_of_several_is_chosen(tmp_path):
     both = version_2(tmp_path / "two.h5", hg19=counts(), mm10=counts()[::-1])
     mixed = version_3(tmp_path / "mixed.h5", genomes=("hg19", "hg19", "mm10", "mm10", "mm10"))
@@ -134,7 +150,7 @@ def test_genes_go_by_symbol_where_each_stands_once(tmp_path):
     assert genes(read(unique, "10x-h5", genes="name")) == ["A", "B", "E", "C", "D"]
     assert refusal(path, "10x-h5", genes="name") == (
         "the list of features of cells.h5 has 'A' twice in its column 'name'. "
-        "Leave the option genes empty: the names of var are unique."
+        "Leave the option genes empty: the ids are unique."
     )
     assert refusal(path, "10x-h5", genes="symbol") == (
         "the list of features of cells.h5 has no column 'symbol'. Its columns are: id, feature_type, genome, name."
@@ -183,6 +199,14 @@ def test_another_kind_of_hdf5(tmp_path):
         (
             lambda group: replace(group["features"], "id", np.array([b"\xff\xfe"] * 5)),
             "cells.h5 is damaged: 'id' in '/matrix/features' is not UTF-8. Fetch it again.",
+        ),
+        (
+            lambda group: replace(group, "barcodes", text([*CELLS[:6], ""])),
+            "cells.h5 is damaged: number 7 of 'barcodes' in '/matrix' is empty. Fetch it again.",
+        ),
+        (
+            lambda group: replace(group["features"], "id", text(["", *IDS[1:]])),
+            "cells.h5 is damaged: number 1 of 'id' in '/matrix/features' is empty. Fetch it again.",
         ),
         (
             lambda group: claim(group, "barcodes"),

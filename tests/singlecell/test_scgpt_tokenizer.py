@@ -276,7 +276,9 @@ def test_what_is_told_of_many_cells(tokenizer):
     strict = reader(min_kept=0.95).tally()
     strict.count(values, [])
     said = refusal(lambda: strict.lines("cell"))
-    assert said.startswith("90.0% of the counts are of genes that the model knows, less than tokenizer.min_kept = 0.95")
+    assert said.startswith(
+        "90.0% of the counts of 'cell' are of genes that the model knows, less than tokenizer.min_kept = 0.95 asks for"
+    )
 
 
 def test_a_deleted_gene_is_left_out_and_all_else_stays(tokenizer):

@@ -177,6 +177,10 @@ def test_cells_have_no_homology(path, tmp_path, flags):
         (["--column", "donor", "--test", "d9"], "the split column 'donor' has no 'd9'. Its values are: {donors}."),
         (["--name", "_index"], "'_index' is a name that AnnData needs for itself in obs: choose another."),
         (
+            ["--name", "a/b"],
+            "'a/b' cannot be the name of a column in an .h5ad, which takes no slash and no control character there: 'a_b' can.",
+        ),
+        (
             ["--name", "cell", "--overwrite"],
             "cells.h5ad has a column 'cell' already: call the new one otherwise with --name.",
         ),
@@ -189,6 +193,20 @@ def test_what_does_not_do_is_refused_and_the_table_stays(path, tmp_path, words, 
     assert refused("split", path, *COUNTS, *words) == message.format(**known)
     assert path.read_bytes() == before
     assert listed(tmp_path) == ["cells.h5ad"]
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_the_names_of_the_cells_are_no_place_for_parts(path, more):
+    adata = anndata.read_h5ad(path)
+    adata.obs.index.name = "split"
+    adata.write_h5ad(path)
+    before = path.read_bytes()
+
+    assert refused("split", path, *COUNTS, *more) == (
+        "'split' is what obs of cells.h5ad calls the names of its cells, so that no answer can stand there. Call them "
+        "otherwise: adata.obs.index.name = None."
+    )
+    assert path.read_bytes() == before
 
 
 def test_a_folder_of_cell_ranger_is_split_into_a_table_of_parts(tmp_path):

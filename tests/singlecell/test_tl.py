@@ -274,7 +274,7 @@ def test_too_few_known_genes_are_refused_and_nothing_added(adapter):
         lambda: tl.embed(adata, "weighed", layer="counts", genes="ids"),
         lambda: tl.predict(adata, adapter, genes="ids"),
     ):
-        with pytest.raises(DataError, match=r"of the counts are of genes that the model knows, less than"):
+        with pytest.raises(DataError, match=r"of the counts of 'cell' are of genes that the model knows, less than"):
             call()
     unchanged(adata, before)
 
@@ -302,6 +302,41 @@ def test_the_mark_of_empty_cells_goes_with_the_vectors_that_it_was_of():
     tl.embed(adata, "weighed", layer="counts")
 
     assert [column for column in adata.obs if "exapt" in column] == []
+
+
+def test_a_column_of_ones_own_stays_where_no_cell_is_empty():
+    adata = cells(empty=())
+    adata.obs["qc_empty"] = wanted = [f"note {row}" for row in range(90)]
+
+    tl.embed(adata, "weighed", layer="counts", key_added="X_qc")
+
+    assert adata.obsm["X_qc"].shape == (90, WIDTH)
+    assert adata.obs["qc_empty"].tolist() == wanted
+
+
+def test_a_column_of_ones_own_is_no_place_for_the_mark_of_empty_cells():
+    adata = cells()
+    adata.obs["qc_empty"] = wanted = [f"note {row}" for row in range(90)]
+
+    with pytest.raises(DataError) as refused:
+        tl.embed(adata, "weighed", layer="counts", key_added="X_qc")
+
+    assert str(refused.value) == (
+        "adata has a column 'qc_empty' in obs that is not of exapt, where empty cells would be marked: rename it, or choose "
+        "another key_added"
+    )
+    assert adata.obs["qc_empty"].tolist() == wanted
+    assert ("X_qc" in adata.obsm, "exapt" in adata.uns) == (False, False)
+
+
+def test_the_mark_under_a_name_of_ones_own_is_renewed_as_its_record_tells():
+    adata = cells()
+    for empty in ((4,), (7,), ()):
+        adata.layers["counts"] = cells(empty=empty).layers["counts"]
+        tl.embed(adata, "weighed", layer="counts", key_added="X_mine")
+
+        marked = np.flatnonzero(adata.obs["mine_empty"]).tolist() if "mine_empty" in adata.obs else []
+        assert marked == list(empty)
 
 
 @pytest.mark.parametrize(

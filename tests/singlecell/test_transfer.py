@@ -114,7 +114,8 @@ def test_cells_without_a_label_can_be_dropped_and_are_counted(caplog):
         (
             lambda obs: obs.assign(kind=[None, "a", "b"] * 30),
             {},
-            "30 of 90 cells of the reference have no 'kind': label them, or let them be dropped",
+            "30 of 90 cells of the reference have no 'kind': label them, or leave them out by --drop-unlabelled "
+            '(unlabelled="drop")',
         ),
         (
             lambda obs: obs.assign(kind="a"),

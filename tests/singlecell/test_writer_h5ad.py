@@ -164,11 +164,11 @@ def test_neither_order_nor_pieces_decide_whether_enough_is_known(tmp_path, adapt
     for command in words:
         exapt(*(enough if word == "{}" else word for word in command))
         assert refused(*(few if word == "{}" else word for word in command)).startswith(
-            "45.0% of the counts are of genes that the model knows, less than tokenizer.min_kept = 0.5 asks for"
+            "45.0% of the counts of 'cell' are of genes that the model knows, less than tokenizer.min_kept = 0.5 asks for"
         )
     assert few.read_bytes() == before
     assert listed(tmp_path) == ["enough.h5ad", "few.h5ad"]
-    with inline(Plugin), pytest.raises(DataError, match=r"^45\.0% of the counts are of genes that the model knows, "):
+    with inline(Plugin), pytest.raises(DataError, match=r"^45\.0% of the counts of 'cell' are of genes that "):
         library.train(
             {
                 "data": {"path": str(few), "reader": {"layer": "counts"}},

@@ -35,10 +35,13 @@ class UnknownClassError(DataError):
     """A label is ``name``, which is none of the classes."""
 
     def __init__(self, name: str, classes: Sequence[str]) -> None:
-        super().__init__(
-            f"is '{name}', which is none of the classes {', '.join(classes)}.{did_you_mean(name, classes)}"
-        )
-        self.name = name
+        super().__init__(name, classes)
+        self.name, self.classes = name, classes
+
+    def __str__(self) -> str:
+        # Made when it is read: a table may have many such labels, and what is nearest to each takes long to find.
+        hint = did_you_mean(self.name, self.classes)
+        return f"is '{self.name}', which is none of the classes {', '.join(self.classes)}.{hint}"
 
 
 class RecipeError(ExaptError):

@@ -26,7 +26,11 @@ def labels_of_covered(examples: Examples, encodings: Encodings, resolved: Resolv
     labels, told = dict(examples.labels), []
     for name in [name for name in labels if name in resolved.per_unit]:
         covered = [encoding.covered.tolist() for encoding in encodings[resolved.answered[name]]]
-        pairs = [without_labels_of(label, known) for label, known in zip(labels[name], covered, strict=True)]
+        # Heads of classes read text letter by letter, those of numbers do not.
+        characters = resolved.heads[name].offer.spec.baseline != "regression"
+        pairs = [
+            without_labels_of(label, known, characters) for label, known in zip(labels[name], covered, strict=True)
+        ]
         labels[name], lost = [label for label, _ in pairs], sum(count for _, count in pairs)
         if lost:
             values, are = ("value", "is") if lost == 1 else ("values", "are")

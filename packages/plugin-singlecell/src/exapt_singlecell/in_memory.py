@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anndata import AnnData, ImplicitModificationWarning
@@ -35,11 +35,16 @@ def records_of(adata: AnnData) -> Mapping[str, Any]:
 
 
 def put(adata: AnnData, records: Mapping[str, str], obs: Mapping[str, Any], obsm: Mapping[str, Any]) -> None:
-    """Put answers in the place of earlier ones under the same names; a view becomes a table of its own."""
+    """Put answers in the place of earlier ones under the same names; a view becomes a table of its own.
+
+    Raises ``DataError`` if empty cells would be marked in a column that is not of exapt.
+    """
     held = records_of(adata)
     earlier = [earlier_keys(held.get(slot), slot) for slot in records]
     # The mark of cells that were empty says nothing of new vectors, whether or not a record tells of it.
-    gone = [*map(empty_key, obsm), *(key for keys in earlier for key in keys["obs"])]
+    marks = [key for key in map(empty_key, obsm) if key.startswith("exapt_")]
+    gone = [*marks, *(key for keys in earlier for key in keys["obs"])]
+    _check_marks({key for key in map(empty_key, obsm) if key in obs} - {*gone}, adata)
     columns = adata.obs.drop(columns=gone, errors="ignore")
     with warnings.catch_warnings():
         # That a view becomes a table of its own is what is wanted.
@@ -49,6 +54,15 @@ def put(adata: AnnData, records: Mapping[str, str], obs: Mapping[str, Any], obsm
         del adata.obsm[key]
     adata.obsm.update(obsm)
     adata.uns[RECORDS] = {**held, **records}
+
+
+def _check_marks(keys: Iterable[str], adata: AnnData) -> None:
+    for key in keys:
+        if key in adata.obs:
+            raise DataError(
+                f"adata has a column '{key}' in obs that is not of exapt, where empty cells would be marked: rename it, or "
+                "choose another key_added"
+            )
 
 
 def tell(line: str) -> None:

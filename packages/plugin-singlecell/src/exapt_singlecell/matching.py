@@ -129,15 +129,15 @@ class MatchTally(Tally):
                 self._add(match.tokens != UNKNOWN, some)
 
     def _add(self, known: Array, cells: Sequence[Cell]) -> None:
-        lengths = np.array([len(cell.places) for cell in cells])
-        places = np.concatenate([cell.places for cell in cells])
-        sums = np.bincount(places, np.concatenate([cell.values for cell in cells]), len(known))
-        self._total += float(sums.sum())
-        self._kept += float(sums[known].sum())
+        ends = np.cumsum([len(cell.places) for cell in cells])
+        inside = known[np.concatenate([cell.places for cell in cells])]
+        values = np.concatenate([cell.values for cell in cells])
+        self._total += float(values.sum(dtype=np.float64))
+        self._kept += float(values[inside].sum(dtype=np.float64))
         self._cells += len(cells)
-        # How many known genes were met before each cell begins, and when the last one ends.
-        met = np.concatenate(([0], known[places].cumsum()))[np.concatenate(([0], lengths.cumsum()))]
-        self._empty += int(np.count_nonzero(np.diff(met) == 0))
+        # How many known genes were met before each cell ends.
+        met = inside.nonzero()[0].searchsorted(ends)
+        self._empty += int(np.count_nonzero(np.diff(met, prepend=0) == 0))
 
     def _take(self, genes: Genes, match: Match) -> None:
         if genes not in self._seen:
@@ -153,12 +153,13 @@ class MatchTally(Tally):
     def _share(self) -> float:
         return self._kept / self._total
 
-    def _too_little(self) -> str:
+    def _too_little(self, name: str) -> str:
         hint = "" if self._kept else self._matcher.hint([*self._unmatched])
         return hint or (
-            f"{self._share:.1%} of the counts are of genes that the model knows, less than tokenizer.min_kept = "
-            f"{self._min_kept:g} asks for; it does not know {_some([*self._unmatched, *self._ambiguous])}: name the "
-            f"column of var that holds their Ensembl ids or symbols, {HOW}, or lower min_kept"
+            f"{self._share:.1%} of the counts of '{name}' are of genes that the model knows, less than "
+            f"tokenizer.min_kept = {self._min_kept:g} asks for; it does not know "
+            f"{_some([*self._unmatched, *self._ambiguous])}: name the column of var that holds their Ensembl ids or "
+            f"symbols, {HOW}, or lower min_kept"
         )
 
     def lines(self, name: str) -> list[str]:
@@ -167,7 +168,7 @@ class MatchTally(Tally):
         Raises ``DataError`` if that share is below ``min_kept``.
         """
         if self._total and self._share < self._min_kept:
-            raise DataError(self._too_little())
+            raise DataError(self._too_little(name))
         share = f", {self._share:.1%} of the counts" if self._total else ""
         known = (
             f"the model knows {len(self._tokens):,} of {len(self._genes):,} genes of '{name}'{share}{self._others()}"

@@ -196,7 +196,7 @@ class Labels:
         if missing.any():
             said = f"{missing.sum():,} of {len(missing):,} cells of {name} have no '{label}'"
             if asked.unlabelled != "drop":
-                raise DataError(f"{said}: label them, or let them be dropped")
+                raise DataError(f'{said}: label them, or leave them out by --drop-unlabelled (unlabelled="drop")')
             tell(f"{said} and are left out")
         if (empty & ~missing).any():
             lost = f"{(empty & ~missing).sum():,} of {(~missing).sum():,} labelled cells"

@@ -49,7 +49,7 @@ class Classification(Head):
         """Return the index of the class [], or of each unit's class [units]; raises ``DataError``."""
         if not self.ragged:
             return np.asarray(self._index(class_name(label)), dtype=np.int64)
-        names = unit_classes(label, self.ignore)
+        names = unit_classes(label, self.ignore, self.classes)
         _check_length(len(names), length)
         return np.asarray([int(self.pad) if name is None else self._index(name) for name in names], dtype=np.int64)
 

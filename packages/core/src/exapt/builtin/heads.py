@@ -155,11 +155,14 @@ def exapt_heads() -> Iterable[HeadSpec]:
     )
 
 
-def unit_classes(label: Any, ignore: Sequence[str]) -> list[str | None]:
-    """Return the class of each unit, None where it is missing or to be ignored. Raises ``DataError``."""
+def unit_classes(label: Any, ignore: Sequence[str], known: Sequence[str] = ()) -> list[str | None]:
+    """Return the class of each unit, None where it is missing or to be ignored; raises ``DataError``.
+
+    Texts that stand for no label, such as ``NA``, are classes where ``known`` names them.
+    """
     return [
         None if is_missing(value) or str(value).strip() in ignore else class_name(value)
-        for value in unit_values(label, characters=True)
+        for value in unit_values(label, characters=True, known=known)
     ]
 
 

@@ -108,7 +108,7 @@ def _refusal(examples: Examples, rows: set[int], where: str, name: str) -> DataE
     have = "has" if len(rows) == 1 else "have"
     return DataError(
         f"{name}: {len(rows)} of {len(examples)} rows {have} no label in {where}, "
-        f'first {row_named(first + 1, examples.ids[first])}. Fill in, or leave out with missing_labels = "drop".'
+        f'first {row_named(first + 1, examples.ids[first])}. Fill in, or leave out with data.missing_labels = "drop".'
     )
 
 

@@ -118,28 +118,16 @@ def numbers(value: Any) -> list[float]:
     return found
 
 
-def unit_values(value: Any, characters: bool) -> list[Any]:
+def unit_values(value: Any, characters: bool, known: Sequence[str] = ()) -> list[Any]:
     """Return one value per unit from a list, JSON text ``[0, 1]``, or text with ``,``, ``;`` or blanks between.
 
-    Text without any of these is one value per character where ``characters``, else one value. A unit of a list that has
-    no label has None. Raises ``DataError``.
+    Text without any of these is one value per character where ``characters``, else one value. A unit without a label has
+    None; a text such as ``NA`` is none, unless it is the name of a ``known`` class. Raises ``DataError``.
     """
-    value = _plain(value)
-    if is_missing(value):
-        raise DataError("is missing")
-    if isinstance(value, (list, tuple)):
-        return _with_holes(value)
-    text = str(value).strip()
-    if text.startswith("["):
-        return _with_holes(_json_list(text))
-    if re.search(r"[,;]", text):
-        return [part.strip() for part in re.split(r"[,;]", text)]
-    if _SEPARATED.search(text):
-        return text.split()
-    return list(text) if characters else [text]
+    return [_or_hole(part, known) for part in _unit_parts(value, characters)]
 
 
-def without_labels_of(label: Any, covered: Sequence[bool]) -> tuple[Any, int]:
+def without_labels_of(label: Any, covered: Sequence[bool], characters: bool) -> tuple[Any, int]:
     """Return the label of an input with None for units that are not ``covered`` [units], and how many values it loses.
 
     What has no value for each unit stays as it is: its head will say what is wrong with it.
@@ -147,13 +135,13 @@ def without_labels_of(label: Any, covered: Sequence[bool]) -> tuple[Any, int]:
     if all(covered):
         return label, 0
     try:
-        values = unit_values(label, characters=isinstance(label, str) and len(label.strip()) == len(covered))
+        parts = _unit_parts(label, characters)
     except DataError:
         return label, 0
-    if len(values) != len(covered):
+    if len(parts) != len(covered):
         return label, 0
-    kept = [value if known else None for value, known in zip(values, covered, strict=True)]
-    return kept, kept.count(None) - values.count(None)
+    kept = [part if known else None for part, known in zip(parts, covered, strict=True)]
+    return kept, sum(not (known or is_unlabelled(part)) for part, known in zip(parts, covered, strict=True))
 
 
 def has_no_label(label: Any) -> bool:
@@ -162,11 +150,30 @@ def has_no_label(label: Any) -> bool:
         values = unit_values(label, characters=True)
     except DataError:
         return False
-    return bool(values) and all(map(is_unlabelled, values))
+    return bool(values) and all(value is None for value in values)
 
 
-def _with_holes(values: Sequence[Any]) -> list[Any]:
-    return [None if is_unlabelled(value) else value for value in map(_plain, values)]
+def _or_hole(part: Any, known: Sequence[str]) -> Any:
+    if isinstance(part, str):
+        text = part.strip()
+        return None if text in MISSING and text not in known else part
+    return None if is_missing(part) else part
+
+
+def _unit_parts(value: Any, characters: bool) -> list[Any]:
+    value = _plain(value)
+    if is_missing(value):
+        raise DataError("is missing")
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    text = str(value).strip()
+    if text.startswith("["):
+        return _json_list(text)
+    if re.search(r"[,;]", text):
+        return [part.strip() for part in re.split(r"[,;]", text)]
+    if _SEPARATED.search(text):
+        return text.split()
+    return list(text) if characters else [text]
 
 
 def _json_list(text: str) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,20 +19,22 @@ def strangers(found: Mapping[int, str], split: Split, ids: Sequence[str]) -> str
     """
     if found.keys() & set(split.train.tolist()):
         return ""
-    rows_of = {name: [row for row, one in found.items() if one == name] for name in sorted(set(found.values()))}
-    said = [f"'{name}' ({_where(rows, split, ids)})" for name, rows in rows_of.items()]
-    more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
-    several = len(said) > 1
+    rows_of: dict[str, list[int]] = {}
+    for row, name in found.items():
+        rows_of.setdefault(name, []).append(row)
+    parts = {"valid": set(split.valid.tolist()), "test": set(split.test.tolist())}
+    said = [f"'{name}' ({_where(rows_of[name], parts, ids)})" for name in sorted(rows_of)[:_SHOWN]]
+    more = f" and {len(rows_of) - _SHOWN:,} more" if len(rows_of) > _SHOWN else ""
+    several = len(rows_of) > 1
     return (
-        f"no row of train has the {'classes' if several else 'class'} {', '.join(said[:_SHOWN])}{more}, so that "
+        f"no row of train has the {'classes' if several else 'class'} {', '.join(said)}{more}, so that "
         f"{'they' if several else 'it'} cannot be learned: split so that train has some, leave these rows out, or name "
         "all classes in the head's option 'classes', and these count as wrong"
     )
 
 
-def _where(rows: Sequence[int], split: Split, ids: Sequence[str]) -> str:
+def _where(rows: Sequence[int], parts: Mapping[str, Collection[int]], ids: Sequence[str]) -> str:
     """Return how many rows there are of each part, and the first; an input in several windows counts once."""
-    parts = {"valid": set(split.valid.tolist()), "test": set(split.test.tolist())}
     counts = {name: len({ids[row] for row in rows if row in of}) for name, of in parts.items()}
     told = [f"{count:,} {'row' if count == 1 else 'rows'} of {name}" for name, count in counts.items() if count]
     return f"{' and '.join(told)}, first id '{ids[min(rows)]}'"

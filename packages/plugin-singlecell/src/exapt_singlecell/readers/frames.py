@@ -117,35 +117,36 @@ def label_columns(var: pd.DataFrame, wanted: Sequence[str], taken: Iterable[str]
     }
 
 
-def genes_of(var: pd.DataFrame, column: str, where: str) -> tuple[Genes, int]:
+def genes_of(var: pd.DataFrame, column: str, where: str, listed: bool = False) -> tuple[Genes, int]:
     """Return the genes by a column of var, or by its names, and how many of them the column does not name.
 
-    Such a gene is kept, as ``no COLUMN: NAME``, which no model knows. Raises ``DataError`` for a name that stands twice.
+    Such a gene is kept, as ``no COLUMN: NAME``, which no model knows. Raises ``DataError`` for a name that stands twice,
+    in the words of AnnData unless the genes are ``listed`` by their ids, as beside a matrix of Cell Ranger.
     """
     if not column:
-        return _unique(var, text_of(var.index).to_pylist(), "", where), 0
+        return _unique(var, text_of(var.index).to_pylist(), "", where, listed), 0
     check_column(var, column, where)
     named = _column(var, column)
     missing = (named.isna() | named.astype(str).eq("")).to_numpy()
     names = text_of(named).to_pylist()
     for place in np.flatnonzero(missing).tolist():
         names[place] = f"no {column}: {var.index[place]}"
-    return _unique(var, names, column, where), int(missing.sum())
+    return _unique(var, names, column, where, listed), int(missing.sum())
 
 
 def _column(var: pd.DataFrame, column: str) -> pd.Series[Any]:
     return var.iloc[:, list(map(str, var.columns)).index(column)]
 
 
-def _unique(var: pd.DataFrame, names: Sequence[str], column: str, where: str) -> Genes:
+def _unique(var: pd.DataFrame, names: Sequence[str], column: str, where: str, listed: bool) -> Genes:
     if len(set(names)) == len(names):
         return Genes(tuple(names), _columns_of_text(var, column))
     counted = Counter(names)
     twice = [name for name, count in counted.items() if count > 1]
     more = f", and {len(twice) - 1:,} more genes do" if len(twice) > 1 else ""
     times = "twice" if counted[twice[0]] == 2 else f"{counted[twice[0]]:,} times"
-    named = f"column '{column}'" if column else "names"
-    raise DataError(f"{where} has '{twice[0]}' {times} in its {named}{more}. {_instead(var, column)}")
+    named = f"column '{column}'" if column else "ids" if listed else "names"
+    raise DataError(f"{where} has '{twice[0]}' {times} in its {named}{more}. {_instead(var, column, listed)}")
 
 
 def _columns_of_text(var: pd.DataFrame, but: str) -> tuple[str, ...]:
@@ -153,11 +154,16 @@ def _columns_of_text(var: pd.DataFrame, but: str) -> tuple[str, ...]:
     return tuple(name for name, held in columns.items() if name != but and not is_numeric_dtype(held))
 
 
-def _instead(var: pd.DataFrame, column: str) -> str:
+def _instead(var: pd.DataFrame, column: str, listed: bool) -> str:
     if column and var.index.is_unique:
-        return "Leave the option genes empty: the names of var are unique."
+        return f"Leave the option genes empty: the {'ids' if listed else 'names of var'} are unique."
+    renaming = "" if listed else "call var_names_make_unique(), or "
     for place, other in enumerate(map(str, var.columns)):
         values = var.iloc[:, place]
         if values.is_unique and values.notna().all() and isinstance(values.iloc[0], str):
-            return f'Call var_names_make_unique(), or set genes = "{other}", a column without repeats.'
-    return "Call var_names_make_unique(), or name a column without repeats in the option genes."
+            return _sentence(f'{renaming}set genes = "{other}", a column without repeats.')
+    return _sentence(f"{renaming}name a column without repeats in the option genes.")
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]

@@ -162,7 +162,7 @@ def _counts(values: _Values, cells: int) -> bool:
 def _frame(file: h5py.File, name: str, of: str) -> pd.DataFrame:
     """Return obs or var as AnnData reads it; raises ``DataError`` for what it cannot make a table of."""
     stored = file[name]
-    _check_names(stored, name, of)
+    _check_whole(file, stored, name, of)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OldFormatWarning)
@@ -179,12 +179,25 @@ def _frame(file: h5py.File, name: str, of: str) -> pd.DataFrame:
     return found
 
 
-def _check_names(stored: Any, name: str, of: str) -> None:
-    names = stored.get(stored.attrs.get("_index", ""), None) if isinstance(stored, h5py.Group) else None
-    if isinstance(names, h5py.Dataset) and not is_whole(names):
-        raise DataError(
-            f"{name} of {of} is damaged: its names are not there as a whole. Fetch or write the file again."
-        )
+def _check_whole(file: h5py.File, stored: Any, name: str, of: str) -> None:
+    """Raise ``DataError`` for names, or for a column, that are read as nothing because they were never written."""
+    names = stored.attrs.get("_index")
+    for key, part in _parts(file, stored).items():
+        if not is_whole(part):
+            what = "names are" if key == names else f"'{key}' is" if key else "rows are"
+            raise DataError(
+                f"{name} of {of} is damaged: its {what} not there as a whole. Fetch or write the file again."
+            )
+
+
+def _parts(file: h5py.File, stored: Any) -> dict[str, h5py.Dataset]:
+    """Return all that a table is stored in: codes, words, values and masks of columns are datasets of their own."""
+    if isinstance(stored, h5py.Dataset):
+        words = {f"{name}_categories": file.get(f"uns/{name}_categories") for name in stored.dtype.names or ()}
+        return {"": stored, **{key: held for key, held in words.items() if isinstance(held, h5py.Dataset)}}
+    found: dict[str, h5py.Dataset] = {}
+    stored.visititems(lambda key, held: found.update({key: held}) if isinstance(held, h5py.Dataset) else None)
+    return found
 
 
 def _old_frame(file: h5py.File, stored: h5py.Dataset) -> pd.DataFrame:

@@ -116,8 +116,12 @@ def _rows(path: Path, most: int) -> list[list[str]]:
         lines = held.decode().removesuffix("\n").split("\n") if held else []
     except UnicodeDecodeError:
         raise DataError(f"{path.name} is not UTF-8 text. {_AGAIN}") from None
+    if lines:
+        _check_end(path, "word")
     rows = [line.removesuffix("\r").split("\t") for line in lines]
     for number, row in enumerate(rows, 1):
+        if row == [""]:
+            raise DataError(f"{path.name} line {number} is empty. {_AGAIN}")
         if not row[0] or len(row) > most or len(row) != len(rows[0]):
             raise DataError(f"{path.name} line {number} has {len(row)} fields, first '{row[0]}'. {_AGAIN}")
     return rows
@@ -213,7 +217,7 @@ def _body(path: Path) -> _Body:
         _check_banner(path.name, banner)
         for number, line in enumerate(islice(stream, 10_000), 2):
             if line.strip() and not line.startswith(b"%"):
-                _check_end(path)
+                _check_end(path, "number")
                 return _sized(path, number, line, next(stream, b""))
     raise DataError(f"{path.name} is cut off: it does not say its size. {_AGAIN}")
 
@@ -229,15 +233,15 @@ def _check_banner(name: str, banner: list[str]) -> None:
         )
 
 
-def _check_end(path: Path) -> None:
-    """Raise ``DataError`` if a file may end within a number, of which gzip would tell by itself."""
+def _check_end(path: Path, what: str) -> None:
+    """Raise ``DataError`` if a file may end within a number or a word, of which gzip would tell by itself."""
     with path.open("rb") as file:
         if file.read(2) == b"\x1f\x8b":
             return
         file.seek(-1, os.SEEK_END)
         if file.read() not in (b"\n", b"\r"):
             raise DataError(
-                f"the last line of {path.name} has no end, so that its last number may be cut off. Fetch it again; if it is "
+                f"the last line of {path.name} has no end, so that its last {what} may be cut off. Fetch it again; if it is "
                 "whole, end it with a line break."
             )
 

@@ -65,11 +65,12 @@ def reason_of(error: Exception) -> str:
 
 
 def is_whole(stored: h5py.Dataset) -> bool:
-    """Whether a dataset holds as much as it claims to: what was never written is read as nothing, at any length."""
+    """Whether a dataset holds as much as it claims to: what was never written is read as zeros or nothing, at any length."""
     if stored.is_virtual or not stored.size:
         return True
     if stored.chunks:
-        return bool(stored.id.get_num_chunks() * math.prod(stored.chunks) >= stored.size)
+        needed = math.prod(-(-length // width) for length, width in zip(stored.shape, stored.chunks, strict=True))
+        return bool(stored.id.get_num_chunks() >= needed)
     return bool(stored.id.get_storage_size() >= stored.nbytes)
 
 
@@ -105,6 +106,8 @@ def matrix_of(source: Any, shape: tuple[int, int], where: str) -> Matrix:
         )
     _check_shape(tuple(source.shape), shape, where)
     _check_kind(source, "biuf", "numbers", where)
+    if isinstance(source, h5py.Dataset):
+        _check_whole(source, "values are", where)
     return Dense(source, shape)
 
 
@@ -127,7 +130,10 @@ def compressed(group: h5py.Group, layout: str, shape: tuple[int, int], where: st
         if not isinstance(group.get(part), h5py.Dataset):
             raise DataError(f"{where} has no '{part}', so that it is no sparse matrix. Fetch or write the file again.")
     data, indices, starts = (group[part] for part in _PARTS)
-    return _compressed((data, indices, starts), layout, shape, where)
+    matrix = _compressed((data, indices, starts), layout, shape, where)
+    for part in _PARTS:
+        _check_whole(group[part], f"'{part}' is", where)
+    return matrix
 
 
 def _loaded(matrix: Any, shape: tuple[int, int], where: str) -> Matrix:
@@ -179,6 +185,11 @@ def _check_shape(found: tuple[int, ...], shape: tuple[int, int], where: str) -> 
         raise DataError(
             f"{where} is {said}, for {shape[0]:,} cells and {shape[1]:,} genes. Fetch or write the file again."
         )
+
+
+def _check_whole(stored: h5py.Dataset, what: str, where: str) -> None:
+    if not is_whole(stored):
+        raise DataError(f"{where} is damaged: its {what} not there as a whole. Fetch or write the file again.")
 
 
 def _check_kind(part: Any, kinds: str, what: str, where: str) -> None:

@@ -37,7 +37,7 @@ def _opened(options: TenxOptions, path: Path) -> Iterator[CellTable]:
         group, ids, columns = _version_3(file, path.name) if "matrix" in file else _version_2(file, options, path.name)
         # Lists are read once they are known to be as long as they should: a damaged one may claim any length.
         _check_size(group, ids, path.name)
-        features, barcodes = _features(columns, path.name), _texts(group["barcodes"], path.name)
+        features, barcodes = _features(columns, path.name), _ids(group["barcodes"], path.name)
         where = f"the matrix of {path.name}"
         matrix = compressed(group, "csr", (len(barcodes), len(features)), where)
         # In version 2 the genome was chosen with its matrix.
@@ -107,12 +107,22 @@ def _texts(stored: h5py.Dataset, name: str) -> list[str]:
         raise DataError(f"{name} is damaged: '{key}' in '{folder}' is not UTF-8. Fetch it again.") from None
 
 
+def _ids(stored: h5py.Dataset, name: str) -> list[str]:
+    ids = _texts(stored, name)
+    if "" in ids:
+        folder, _, key = stored.name.rpartition("/")
+        raise DataError(
+            f"{name} is damaged: number {ids.index('') + 1:,} of '{key}' in '{folder}' is empty. Fetch it again."
+        )
+    return ids
+
+
 def _features(columns: Mapping[str, h5py.Dataset], name: str) -> pd.DataFrame:
     lengths = {key: len(stored) for key, stored in columns.items()}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{count:,} of '{key}'" for key, count in lengths.items())
         raise DataError(f"{name} is damaged: its features are {said}. Fetch it again.")
-    texts = {key: _texts(stored, name) for key, stored in columns.items()}
+    texts = {key: (_ids if key == "id" else _texts)(stored, name) for key, stored in columns.items()}
     return pd.DataFrame(texts, index=texts["id"])
 
 
@@ -134,7 +144,7 @@ def table_of(lists: Lists, matrix: Matrix, where: str, options: CellOptions) -> 
     file, features = lists.file, lists.features
     wanted = _wanted(features, lists.genome, file)
     var, of_var = features[wanted], f"the list of features of {file}"
-    genes, unnamed = genes_of(var, options.genes, of_var)
+    genes, unnamed = genes_of(var, options.genes, of_var, listed=True)
     places = np.where(wanted, np.cumsum(wanted) - 1, -1).astype(np.int32)
     missing = (f"{file}: {unnamed:,} genes have no '{options.genes}', so that no model knows them",)
     return CellTable(
@@ -158,8 +168,9 @@ def _wanted(features: pd.DataFrame, genome: str, file: str) -> Array:
         if value and column in features:
             matches = (features[column] == value).to_numpy()
             if not matches.any():
-                known = ", ".join(map(str, features[column].unique()[:10]))
-                raise DataError(f"{file} has no feature whose {column} is '{value}', but: {known}.")
+                known = ", ".join(said for said in map(str, features[column].unique()[:10]) if said)
+                others = f", but: {known}" if known else f": it names no {column} at all"
+                raise DataError(f"{file} has no feature whose {column} is '{value}'{others}.")
             wanted &= matches
     return wanted
 
@@ -169,6 +180,6 @@ def _left_out(features: pd.DataFrame, wanted: Array, file: str) -> list[str]:
     if others.empty:
         return []
     kinds = [others[column] for column in ("feature_type", "genome") if column in others]
-    counted = Counter(" of ".join(map(str, kind)) for kind in zip(*kinds, strict=True))
+    counted = Counter(" of ".join(filter(None, map(str, kind))) or "of no kind" for kind in zip(*kinds, strict=True))
     said = ", ".join(f"{kind} ({count:,})" for kind, count in counted.most_common())
     return [f"{file}: {len(others):,} of {len(features):,} features are left out: {said}"]

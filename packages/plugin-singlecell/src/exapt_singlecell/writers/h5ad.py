@@ -196,10 +196,15 @@ class Column(_Additions):
         super().__init__(options, path)
         (self._column,) = options.names.values()
         self._key = key_of(self._column)
+        if self._key != self._column:
+            raise OutputError(
+                f"{self._column!r} cannot be the name of a column in an .h5ad, which takes no slash and no control "
+                f"character there: '{self._key}' can."
+            )
         self._words: list[str] = []
         with hdf5(options.source) as file:
             columns = set(map(_text, file["obs"].attrs["column-order"]))
-        if self._key == "_index" or self._key in self._held["obs"] - columns:
+        if self._key == "_index" or self._key in self._held["obs"] - columns - {self._index}:
             raise OutputError(f"'{self._key}' is a name that AnnData needs for itself in obs: choose another.")
         self._refuse_held("obs", [self._key], "--name calls the new one otherwise")
         shutil.copyfile(options.source, path)

@@ -97,7 +97,11 @@ def test_nothing_is_learned_where_all_of_train_is_blank(folder):
     adata.layers["counts"] = counts.tocsr()
     with pytest.raises(DataError) as caught:
         trained(written(folder, adata, "untaught.h5ad"))
-    assert str(caught.value) == ("of no row of train does the model see anything: there is nothing to learn from.")
+    left = (adata.obs["split"] == "train").sum()
+    assert str(caught.value) == (
+        f"the train part is empty: there is nothing to learn from. {left} rows of which the model sees nothing are left "
+        "out of all parts"
+    )
 
 
 def test_a_part_that_is_all_blank_is_empty(folder):
@@ -216,3 +220,12 @@ def test_the_layer_that_was_predicted_from_is_recorded(words, layer, sizes, fold
     record = json.loads(anndata.read_h5ad(out).uns["exapt"]["exapt_size"])
     assert record["reader"] == {"layer": layer}
     assert record["recipe"]["data"]["reader"] == {"layer": "counts"}
+
+
+def test_sizes_are_drawn_of_cells_of_which_something_is_known(path):
+    whole, _ = trained(path, head=SIZE)
+    known = whole.manifest["data"]["rows"]
+    split = {"column": "split", "train_size": known["train"], "valid_size": known["valid"]}
+    drawn, notes = trained(path, head=SIZE, split=split)
+    assert drawn.manifest["data"]["rows"] == known
+    assert not [note for note in notes if note and "have an input that also stands in" in note]

@@ -163,6 +163,8 @@ def test_only_what_changes_no_token_can_be_set(machines):
         "--set tokenizer.KEY=VALUE",
         "tokenizer.name=scgpt": "'mine' has its own tokenizer: name an option of it, tokenizer.KEY=VALUE",
         "tokenizer=scgpt": "'tokenizer' is 'scgpt': name an option, tokenizer.KEY=VALUE",
+        "tokenizer.revision=x": "'mine' keeps tokenizer.revision as it was learned: what can be set is dictionaries, "
+        "gene_mapping, gene_medians, gene_names, min_kept, token_dictionary",
     }.items():
         assert refused("predict", "mine", "cells.h5ad", "--set", given) == line
     assert refused("predict", "mine", "cells.h5ad", "--set", "tokenizer.longest=1").startswith(

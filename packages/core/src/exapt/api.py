@@ -12,7 +12,7 @@ from exapt.adapted import Adapted
 from exapt.comparison import Comparison
 from exapt.comparison import compare as _compare
 from exapt.embedding import Embedder, embed_file
-from exapt.errors import AdapterError, RecipeError
+from exapt.errors import AdapterError, RecipeError, listed
 from exapt.events import Listener
 from exapt.manifest import read_manifest
 from exapt.places import BACKBONES, TOKENIZERS, found_here, remembered
@@ -21,7 +21,7 @@ from exapt.recipe import Recipe, read_recipe
 from exapt.resolve import Resolved, resolve
 from exapt.scores import score_file, score_pairs, score_table
 from exapt.scoring import Choice, Scoring
-from exapt.specs import TokenizerSpec, local_paths
+from exapt.specs import Options, TokenizerSpec, local_paths, settable
 from exapt.training import run
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def load(
     """Load an adapter, and with it only the plugins that it names.
 
     ``backbone`` (``FAMILY:FOLDER``) says where the weights stand, if this machine has not seen them yet; ``settings``
-    holds options of the ``tokenizer``, such as where its files stand. Raises ``AdapterError`` unless tensors, backbone,
-    tokenizer and answers are those that were saved, and ``RecipeError`` for an option that there is not.
+    holds options of the ``tokenizer``: where its files stand, and limits to what it refuses. Raises ``AdapterError`` unless
+    tensors, backbone, tokenizer and answers are those that were saved, and ``RecipeError`` for an option that there is
+    not, or that stays as it was learned.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -75,8 +76,8 @@ def _resolved(
     settings: Mapping[str, Mapping[str, Any]],
     plugins: Plugins,
 ) -> Resolved:
-    given = _given(folder, settings)
     recipe = read_recipe(manifest["recipe"])
+    given = _given(folder, settings, recipe, plugins)
     source = _source(folder, manifest, backbone, plugins)
     if recipe.tokenizer is not None:
         files = local_paths(plugins.get(TokenizerSpec, recipe.tokenizer.name).spec.options)
@@ -86,14 +87,23 @@ def _resolved(
     return resolve(recipe, plugins, source)
 
 
-def _given(folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the options of the tokenizer. Raises ``RecipeError`` where it is told of anything else."""
+def _given(
+    folder: Path, settings: Mapping[str, Mapping[str, Any]], recipe: Recipe, plugins: Plugins
+) -> Mapping[str, Any]:
+    """Return the options of the tokenizer. Raises ``RecipeError`` for any that would change what the adapter learned from."""
     unknown = settings.keys() - {"tokenizer"}
     if unknown:
         raise RecipeError(f"of an adapter only options of its tokenizer can be set, not of '{min(unknown)}'")
     given = settings.get("tokenizer", {})
     if not isinstance(given, Mapping) or "name" in given:
         raise RecipeError(f"'{folder.name}' has its own tokenizer: name an option of it, tokenizer.KEY=VALUE")
+    own = recipe.tokenizer
+    options = plugins.get(TokenizerSpec, own.name).spec.options if own else Options
+    saved, free = own.options if own else {}, settable(options)
+    for key, value in given.items():
+        if key in options.model_fields and key not in free and saved.get(key) != value:
+            can = f"what can be set is {listed(free)}" if free else "nothing of it can be set"
+            raise RecipeError(f"'{folder.name}' keeps tokenizer.{key} as it was learned: {can}")
     return given
 
 

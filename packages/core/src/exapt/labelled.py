@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from exapt.data.homology import Floats, Rows
 from exapt.data.leakage import Leakage, bands, leakage
 from exapt.data.relatives import Relatives, rule_of
 from exapt.data.sharing import sharing
-from exapt.data.splits import EMPTY, Split, split
+from exapt.data.splits import Split, split
 from exapt.data.tables import Examples, read_examples
 from exapt.errors import DataError
 from exapt.parts import Encoding
 from exapt.resolve import Resolved
 from exapt.units import empty_rows, labels_of_covered, left_out
 from exapt.windows import Cuts
+
+Encodings = Mapping[str, Sequence[Encoding]]
 
 PARTS = ("train", "valid", "test")
 
@@ -35,7 +37,7 @@ class Table:
     notes: tuple[str, ...]
     facts: Mapping[str, Any]
     encodings: Mapping[str, list[Encoding]]
-    """What became of the inputs. Of units that no token covers labels are left out, and all of an input without any other."""
+    """What became of the inputs; of units that no token covers, labels are left out."""
     tallies: Tallies
     """What there is to tell of the inputs, those that were left out too."""
     leakage: Leakage | None = None
@@ -55,32 +57,6 @@ class Table:
         rows = getattr(self.split, part)
         return {name: [values[row] for row in rows] for name, values in self.examples.labels.items()}
 
-    def of_seen(self) -> Table:
-        """Return a table without the rows of which the model sees nothing.
-
-        Raises ``DataError`` if there is no other to learn from.
-        """
-        empty = empty_rows(self.encodings)
-        if not empty.any():
-            return self
-        kept, place = np.flatnonzero(~empty), np.cumsum(~empty) - 1
-        of: dict[str, Any] = {part: getattr(self.split, part) for part in PARTS}
-        moved = {part: place[rows[~empty[rows]]] for part, rows in of.items()}
-        if not len(moved["train"]):
-            # A tally knows better what is amiss with all of them, such as names that no model knows.
-            self.tallies.lines()
-            raise DataError("of no row of train does the model see anything: there is nothing to learn from.")
-        gone = [part for part in PARTS if len(of[part]) and not len(moved[part])]
-        return replace(
-            self,
-            examples=self.examples.take(kept),
-            split=replace(self.split, **moved),
-            notes=(*self.notes, left_out(int(empty.sum()), "all parts"), *(EMPTY[part] for part in gone)),
-            facts={**self.facts, "rows": {part: len(rows) for part, rows in moved.items()}},
-            encodings={name: [values[row] for row in kept] for name, values in self.encodings.items()},
-            identity=None if self.identity is None else self.identity[kept],
-        )
-
     def cut_up(self, cuts: Cuts, columns: Iterable[str]) -> Table:
         """Return a table with a row for each window of its inputs, which stand in ``columns``; all in their row's part."""
         moved: dict[str, Any] = {part: np.flatnonzero(np.isin(cuts.owner, getattr(self.split, part))) for part in PARTS}
@@ -99,17 +75,23 @@ class Table:
 def read_table(resolved: Resolved) -> Table:
     """Read and split the data of a recipe; rows that no part holds (beyond ``train_size``) are left out.
 
+    So are, before, rows of which the model sees nothing: neither sizes nor what parts have in common count them.
     Raises ``DataError`` for a table that cannot be used.
     """
     options, recipe = resolved.recipe.data, resolved.recipe
     examples, report = read_examples(options, resolved.labels, per_unit=resolved.per_unit)
+    examples, encodings, tallies, blank = _seen(resolved, examples)
     first = next(iter(resolved.heads))
     spec = resolved.heads[first].offer.spec
     stratified = spec.baseline == "classification" and spec.answers == "input"
     relatives = _relatives(resolved, examples)
     families = relatives.families() if relatives and recipe.split.homology else None
     strata = examples.labels[first] if stratified else None
-    parts = split(recipe.split, examples, strata, recipe.seed, families)
+    try:
+        parts = split(recipe.split, examples, strata, recipe.seed, families)
+    except DataError as error:
+        # That rows were left out may be why.
+        raise DataError(" ".join([str(error), *blank])) from None
     used = np.sort(np.concatenate([getattr(parts, part) for part in PARTS]))
     place = {row: number for number, row in enumerate(used.tolist())}
     moved: dict[str, Any] = {
@@ -119,7 +101,7 @@ def read_table(resolved: Resolved) -> Table:
     if options.labels:
         facts |= {"labels_file": Path(options.labels).name, "labels_sha256": table_sha256(options.labels)}
     facts["rows"] = {part: len(moved[part]) for part in PARTS}
-    notes = [*report.lines(), *parts.notes, *_sharing(resolved, examples, parts)]
+    notes = [*report.lines(), *blank, *parts.notes, *_sharing(resolved, examples, parts)]
     notes += relatives.ambiguous() if relatives else ()
     if relatives and families is not None:
         notes.append(relatives.noted(families))
@@ -129,15 +111,34 @@ def read_table(resolved: Resolved) -> Table:
         notes += found.lines()
         identity = np.zeros(len(used))
         identity[moved["test"]] = found.identity
-    examples = examples.take(used)
-    encodings, tallies = _encoded(resolved, examples)
+    examples, encodings = examples.take(used), _taken(encodings, used)
     examples, unseen = labels_of_covered(examples, encodings, resolved)
     parts = replace(parts, **moved)
-    return Table(examples, parts, (*notes, *unseen), facts, encodings, tallies, found, identity).of_seen()
+    return Table(examples, parts, (*notes, *unseen), facts, encodings, tallies, found, identity)
+
+
+def _seen(resolved: Resolved, examples: Examples) -> tuple[Examples, Encodings, Tallies, list[str]]:
+    """Return the rows of which the model sees anything, their encodings, and what there is to tell of all.
+
+    Raises ``DataError`` if there are none.
+    """
+    encodings, tallies = _encoded(resolved, examples)
+    empty = empty_rows(encodings)
+    if not empty.any():
+        return examples, encodings, tallies, []
+    if empty.all():
+        # A tally knows better what is amiss with all of them, such as names that no model knows.
+        tallies.lines()
+        raise DataError("of no row does the model see anything: there is nothing to learn from.")
+    kept = np.flatnonzero(~empty)
+    return examples.take(kept), _taken(encodings, kept), tallies, [left_out(int(empty.sum()), "all parts")]
+
+
+def _taken(encodings: Encodings, rows: Rows) -> dict[str, list[Encoding]]:
+    return {name: [values[row] for row in rows] for name, values in encodings.items()}
 
 
 def _encoded(resolved: Resolved, examples: Examples) -> tuple[dict[str, list[Encoding]], Tallies]:
-    """Return the encodings of all inputs, and what there is to tell of them."""
     tokenizer, family = build_tokenizer(resolved.tokenizer), resolved.recipe.backbone.name
     encodings, tallies = {}, Tallies(tokenizer)
     for name, values in examples.inputs.items():

@@ -125,7 +125,7 @@ class Source:
         """Return an input, changed at random, and where its units [units] stood before (None: where they stand).
 
         A change that the model cannot read leaves the input as it was: letters that come in may be more unknown ones
-        than are let pass, and a point mutation can break a long word of the vocabulary in two.
+        than are let pass, a point mutation can break a long word of the vocabulary in two, and nothing may be left.
         """
         value, units, who = self.values[name][row], None, self.ids[row]
         for augmentation in self.augmentations:
@@ -135,7 +135,7 @@ class Source:
             encoding = self.encode(who, value)
         except DataError:
             return before, None
-        if not self._fits(encoding):
+        if not self._fits(encoding) or encoding.empty:
             return before, None
         return encoding, self.augmentations[-1].traced(units, before.length, encoding.length, who)
 

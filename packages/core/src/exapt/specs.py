@@ -36,6 +36,18 @@ LocalPath = Annotated[str, OnDisk()]
 """An option that names a file or folder of this machine; empty for none."""
 
 
+@dataclass(frozen=True)
+class Limit:
+    """Marks an option that says no more than what is refused: an adapter may be loaded with another value of it."""
+
+
+def settable(options: type[Options]) -> list[str]:
+    """Return the names of the options that an adapter may be loaded with: files, whose content is verified, and limits."""
+    return [
+        name for name, field in options.model_fields.items() if OnDisk() in field.metadata or Limit() in field.metadata
+    ]
+
+
 def local_paths(options: type[Options]) -> list[str]:
     """Return the names of the options that name files or folders."""
     return [name for name, field in options.model_fields.items() if OnDisk() in field.metadata]

@@ -31,7 +31,9 @@ def labels_of_covered(examples: Examples, encodings: Encodings, resolved: Resolv
         pairs = [
             without_labels_of(label, known, characters) for label, known in zip(labels[name], covered, strict=True)
         ]
-        labels[name], lost = [label for label, _ in pairs], sum(count for _, count in pairs)
+        labels[name] = [label for label, _ in pairs]
+        # An input of which nothing is seen is counted as a whole.
+        lost = sum(count for (_, count), known in zip(pairs, covered, strict=True) if any(known))
         if lost:
             values, are = ("value", "is") if lost == 1 else ("values", "are")
             column = resolved.heads[name].label

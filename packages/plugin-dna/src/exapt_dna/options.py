@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from exapt import Sourced, Windowed
+from exapt import Limit, Sourced, Windowed
 
 
 class DnaTokenizerOptions(Sourced):
@@ -18,7 +18,7 @@ class DnaTokenizerOptions(Sourced):
         "soft-masked repeats become unknown.",
     )
     rna: bool = Field(False, description="Read U as T, for sequences of RNA.")
-    max_unknown: float = Field(
+    max_unknown: Annotated[float, Limit()] = Field(
         0.05,
         ge=0,
         le=1,

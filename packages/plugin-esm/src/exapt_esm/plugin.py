@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from exapt import BackboneSpec, Checkpoint, Sourced, TokenizerSpec, Windowed, hookimpl
+from exapt import BackboneSpec, Checkpoint, Limit, Sourced, TokenizerSpec, Windowed, hookimpl
 
 if TYPE_CHECKING:
     from exapt.parts import Backbone, Tokenizer
@@ -37,7 +37,7 @@ class Esm2Options(Sourced, Windowed):
 class Esm2TokenizerOptions(Sourced):
     """Options of the ESM-2 tokenizer."""
 
-    max_unknown: float = Field(
+    max_unknown: Annotated[float, Limit()] = Field(
         0.05,
         ge=0,
         le=1,

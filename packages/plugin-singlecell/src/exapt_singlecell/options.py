@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from exapt import Sourced
+from exapt import Limit, Sourced
 
 
 class CellTokenizerOptions(Sourced):
     """How the genes of a cell are read."""
 
-    min_kept: float = Field(
+    min_kept: Annotated[float, Limit()] = Field(
         0.5,
         ge=0,
         le=1,

@@ -35,7 +35,7 @@ def elsewhere(monkeypatch):
     """Return a function that makes the folder ``there`` a machine of its own, which has seen nothing, and goes to it."""
 
     def go(there):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(there / "caches"))
+        monkeypatch.setenv("EXAPT_CACHE", str(there / "caches" / "exapt"))
         monkeypatch.chdir(there)
 
     return go

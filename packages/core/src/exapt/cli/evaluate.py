@@ -7,6 +7,7 @@ from typing import Any
 
 import rich_click as click
 
+from exapt.cli.options import reading
 from exapt.cli.output import note, number, say_json, say_table
 from exapt.settings import loading_options
 
@@ -25,17 +26,7 @@ from exapt.settings import loading_options
 @click.option(
     "--leakage", type=click.Path(path_type=Path), help="Write each row's nearest row of --against to this file."
 )
-@click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
-@click.option("--id", "id_", help="Column of the ids.")
-@click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Option of the reader, or file of the tokenizer: reader.KEY=VALUE, tokenizer.KEY=PATH.",
-)
-@click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
+@reading
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(

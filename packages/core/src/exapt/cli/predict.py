@@ -7,6 +7,7 @@ from typing import Any
 
 import rich_click as click
 
+from exapt.cli.options import reading
 from exapt.cli.output import note
 from exapt.settings import loading_options
 
@@ -21,17 +22,7 @@ from exapt.settings import loading_options
     help="CSV, Parquet or JSONL file, or one like DATA; without it DATA itself, if answers can stand there, else stdout.",
 )
 @click.option("--format", "format_", default="", help="Writer to use, if the file's suffix does not tell.")
-@click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from.")
-@click.option("--id", "id_", help="Column of the ids.")
-@click.option("--reader", default="", help="Reader of DATA, if the file's suffix does not tell.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Option of the reader, or file of the tokenizer: reader.KEY=VALUE, tokenizer.KEY=PATH.",
-)
-@click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
+@reading
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--device", default="", help="cpu, cuda, mps or auto.")
 def predict(

@@ -21,10 +21,11 @@ from exapt.parts import Head, HeadContext
 from exapt.plugins import current
 from exapt.recipe import Component, Recipe, TrainingOptions, read_recipe, validated
 from exapt.resolve import Resolved, resolve
+from exapt.structures import Structure
 from exapt.training import run
 
 RECIPE, SCRATCH, BASELINE = "recipe", "scratch", "baseline"
-_SIMPLE = {"sequence": "k-mers, linear", "cell": "log counts, linear"}
+_SIMPLE = {"sequence": "k-mers, linear", "structure": "k-mers, linear", "cell": "log counts, linear"}
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,8 @@ def _inputs(table: Table, resolved: Resolved) -> list[Any]:
     inputs = [table.examples.inputs[name] for name in resolved.recipe.data.inputs]
     if resolved.backbone.offer.spec.accepts == "cell":
         return list(inputs[0])
+    # Of a structure, a linear model sees the sequence.
+    inputs = [[value.text if isinstance(value, Structure) else value for value in values] for values in inputs]
     # Several inputs stand in one text, kept apart by a letter that no sequence has.
     return ["|".join(values) for values in zip(*inputs, strict=True)]
 

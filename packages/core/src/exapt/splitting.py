@@ -19,6 +19,7 @@ from exapt.data.splits import PARTS, Split, split
 from exapt.data.tables import Examples, read_examples
 from exapt.errors import DataError, OutputError, RecipeError
 from exapt.recipe import DataOptions, SplitOptions, validated
+from exapt.structures import StructureType
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def split_file(
     """Split a table as the options of a recipe's ``[split]`` say, and write it with one more column, called ``name``.
 
     The column goes into a copy of the table, which may take its place, where ``out`` is ``Annotating``. Other tables have
-    all columns but cells. ``kind``, ``dna`` or ``protein``, says how sequences are compared; without it nothing is said
+    all columns but cells and structures. ``kind``, ``dna`` or ``protein``, says how sequences are compared; without it nothing is
     of what leaks. ``leaks_out`` is where each row of valid and test is written with the nearest row of train.
     Raises ``RecipeError`` for options that do not go together, ``DataError`` for a table that cannot be split.
     """
@@ -90,14 +91,15 @@ def _check_given(given: Mapping[str, Any], name: str) -> None:
 
 
 def _check_name(name: str, table: pa.Table, of: str, replace: bool) -> None:
-    """Raise ``DataError`` for a column that is there already; one may be replaced that is neither the ids nor the cells."""
-    if name not in table.column_names or (replace and name not in ("id", *_cells(table))):
+    """Raise ``DataError`` for a column that is there already; one may be replaced that is neither the ids nor the inputs."""
+    if name not in table.column_names or (replace and name not in ("id", *_inputs(table))):
         return
     raise DataError(f"{of} has a column '{name}' already: call the new one otherwise with --name.")
 
 
-def _cells(table: pa.Table) -> list[str]:
-    return [field.name for field in table.schema if isinstance(field.type, CellType)]
+def _inputs(table: pa.Table) -> list[str]:
+    """Return the columns of cells and structures, which no table of text can hold."""
+    return [field.name for field in table.schema if isinstance(field.type, (CellType, StructureType))]
 
 
 def _check_compared(options: SplitOptions, kind: str, leaks_out: Path | None, examples: Examples, table: str) -> bool:
@@ -144,7 +146,7 @@ def _write(examples: Examples, parts: Split, writer: AtomicWriter, name: str) ->
     if writer.annotates:
         table = pa.table({"id": pa.array(examples.ids, pa.string())})
     else:
-        table = examples.table.drop_columns(_cells(examples.table))
+        table = examples.table.drop_columns(_inputs(examples.table))
     for batch in table.append_column(name, column).combine_chunks().to_batches():
         writer.write(batch)
 

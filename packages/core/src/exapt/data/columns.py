@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from exapt.cells import CellType, cells_of
 from exapt.errors import DataError
+from exapt.structures import StructureType, structures_of
 
 DIGEST = 16
 """Bytes by which a content is known."""
@@ -27,10 +28,12 @@ def check_column(table: pa.Table, column: str, name: str) -> None:
 
 
 def column_values(table: pa.Table, column: str, name: str) -> list[Any]:
-    """Return a column as Python values: text as ``str``, cells as ``Cell``, everything else as it is typed in the file."""
+    """Return a column as Python values: text as ``str``, cells as ``Cell``, structures as ``Structure``, all else as typed."""
     check_column(table, column, name)
     values = table.column(column)
-    return cells_of(values) if isinstance(values.type, CellType) else list(values.to_pylist())
+    if isinstance(values.type, CellType):
+        return list(cells_of(values))
+    return list(structures_of(values) if isinstance(values.type, StructureType) else values.to_pylist())
 
 
 def find_id_column(table: pa.Table, wanted: str, name: str) -> str:

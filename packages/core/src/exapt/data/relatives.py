@@ -12,6 +12,7 @@ from exapt.data.alphabets import UNKNOWN, foreign
 from exapt.data.groups import united
 from exapt.data.homology import Floats, Homology, Rows, Rule
 from exapt.errors import DataError
+from exapt.structures import Structure
 
 if TYPE_CHECKING:
     from exapt.recipe import SplitOptions
@@ -28,11 +29,14 @@ def rule_of(options: SplitOptions, kind: str) -> Rule:
 class Relatives:
     """Rows, each with one sequence for each input; two are as near as the nearest of their sequences, whatever the inputs.
 
+    A structure is compared by its sequence.
+
     Raises ``DataError`` for an input that is no text, for characters that are no letters, and like ``Homology``.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[Any]], ids: Sequence[str], rule: Rule) -> None:
         self.rule, self.ids = rule, ids
+        inputs = {name: [_text(value) for value in values] for name, values in inputs.items()}
         for name, values in inputs.items():
             for row, value in enumerate(values):
                 if not isinstance(value, str):
@@ -75,6 +79,10 @@ class Relatives:
 
     def _items(self, rows: Rows) -> Rows:
         return np.concatenate([rows + place * len(self.ids) for place in range(self._inputs)])
+
+
+def _text(value: Any) -> Any:
+    return value.text if isinstance(value, Structure) else value
 
 
 def _refuse_foreign(value: str, kind: str, whose: str) -> None:

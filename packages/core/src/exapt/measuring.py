@@ -16,6 +16,7 @@ from exapt.rows import Rows
 Report = dict[str, float]
 
 _SCORED_TOGETHER = 256
+_PAIRS_TOGETHER = 2**23
 
 
 def predict(model: Model, rows: Rows, chosen: Array, budget: int, *, views: bool = True) -> dict[int, dict[str, Array]]:
@@ -41,19 +42,24 @@ def _average(model: Model, rows: Rows, numbers: Array, answers: Mapping[int, dic
         for name, own in answers[row].items():
             head, units = model.head(name), rows.answered[name]
             moved = [(answer[place][name], view.units[units][place]) for view, answer in others]
-            answers[row][name] = averaged(own, moved if head.ragged else [(answer, None) for answer, _ in moved])
+            others_of = moved if head.ragged else [(answer, None) for answer, _ in moved]
+            answers[row][name] = averaged(own, others_of, max(head.axes, 1))
 
 
-def averaged(own: Array, others: Sequence[tuple[Array, Array | None]]) -> Array:
-    """Return the mean of a row's output [units, ...] and those of its views, each unit brought to where it stands."""
-    total, count = own.astype(np.float64), np.ones(len(own)) if own.ndim else np.ones(())
+def averaged(own: Array, others: Sequence[tuple[Array, Array | None]], axes: int = 1) -> Array:
+    """Return the mean of a row's output and those of its views, each unit brought to where it stands.
+
+    The first ``axes`` run over units: [units, ...], or [units, units, ...] of their pairs.
+    """
+    total, count = own.astype(np.float64), np.ones(own.shape[:axes])
     for output, units in others:
         if units is None:
             total, count = total + output, count + 1
             continue
-        known = units != NO_UNIT
-        np.add.at(total, units[known], output[known])
-        np.add.at(count, units[known], 1)
+        known = np.flatnonzero(units != NO_UNIT)
+        here, there = (np.ix_(*[index] * axes) for index in (units[known], known))
+        np.add.at(total, here, output[there])
+        np.add.at(count, here, 1)
     return np.asarray(total / count.reshape(count.shape + (1,) * (total.ndim - count.ndim)), dtype=own.dtype)
 
 
@@ -68,7 +74,8 @@ def _outputs(model: Model, rows: Rows, chosen: Array, budget: int) -> dict[int, 
             outputs = {name: out.float().cpu().numpy() for name, out in model.measured(micro, rows.heads).items()}
         for place, row in enumerate(part):
             answers[int(row)] = {
-                name: output[place][: lengths[name][row]] if model.head(name).ragged else output[place]
+                # A copy, so that the answers of short inputs do not hold on to the padding of long ones.
+                name: output[place][(slice(lengths[name][row]),) * model.head(name).axes].copy()
                 for name, output in outputs.items()
             }
     return answers
@@ -92,15 +99,22 @@ def _mean_loss(model: Model, name: str, outputs: list[Array], targets: Sequence[
     head = model.head(name)
     device = next(model.parameters()).device
     total, weight = 0.0, 0.0
-    for start in range(0, len(outputs), _SCORED_TOGETHER):
-        part = slice(start, start + _SCORED_TOGETHER)
+    step = _together(outputs, head.axes)
+    for start in range(0, len(outputs), step):
+        part = slice(start, start + step)
         with devices.resting():
-            answers = torch.from_numpy(_stacked(outputs[part], head.ragged, 0)).to(device)
-            known = torch.from_numpy(_stacked(targets[part], head.ragged, head.pad)).to(device)
+            answers = torch.from_numpy(_stacked(outputs[part], head.axes, 0)).to(device)
+            known = torch.from_numpy(_stacked(targets[part], head.axes, head.pad)).to(device)
             total += float(head.loss(answers, known))
             weight += float(head.weigh(known))
     return total / weight if weight else 0.0
 
 
-def _stacked(arrays: Sequence[Array], per_unit: bool, pad: float) -> Array:
-    return padded(arrays, max(len(array) for array in arrays), pad) if per_unit else np.stack(arrays)
+def _together(outputs: Sequence[Array], axes: int) -> int:
+    """Return how many rows are scored at once: of long inputs, few have more pairs of units than fit into memory."""
+    longest = max((len(output) for output in outputs), default=0) if axes > 1 else 0
+    return min(_SCORED_TOGETHER, max(1, _PAIRS_TOGETHER // max(1, longest**2)))
+
+
+def _stacked(arrays: Sequence[Array], axes: int, pad: float) -> Array:
+    return padded(arrays, max(len(array) for array in arrays), pad, axes) if axes else np.stack(arrays)

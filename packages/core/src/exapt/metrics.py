@@ -21,6 +21,9 @@ LOWER_IS_BETTER = frozenset({"ece", "loss", "mae", "mse", "perplexity", "rmse"})
 
 CALIBRATION_BINS = 15
 
+CONTACT_RANGES = {"medium": (12, 23), "long": (24, np.inf)}
+"""How many units apart along the sequence a pair is, least and most, by the name of the range."""
+
 
 def better(metric: str, a: float | None, b: float | None) -> bool:
     """Return whether the value ``a`` of a metric beats ``b``; a value that is missing or NaN beats nothing."""
@@ -100,6 +103,38 @@ def regressions(predictions: Array, targets: Array, names: Sequence[str]) -> dic
     kinds = sorted({metric for found in each.values() for metric in found})
     means = {kind: np.mean([found[kind] for found in each.values() if kind in found]) for kind in kinds}
     return _floats(means | {f"{name}.{kind}": value for name, found in each.items() for kind, value in found.items()})
+
+
+def contacts(outputs: Iterable[Array], targets: Iterable[Array], least: int = 1) -> dict[str, float]:
+    """Return the precision of the highest ``outputs`` [units, units] of each input against ``targets`` [units, units].
+
+    Targets are 1, 0 or NaN (unknown); pairs of the upper triangle are judged. ``long_precision_L2`` is the share of contacts
+    among the L/2 likeliest pairs that are 24 or more units apart, where L counts the units of which anything is known, if
+    only the place on the diagonal; it is the mean over the inputs that have such a contact. ``medium`` are those 12 to 23
+    apart. Where all pairs nearer than ``least`` are unknown, a range that begins nearer is left out: it would be another.
+    """
+    found: dict[str, list[float]] = {}
+    for output, target in zip(outputs, targets, strict=True):
+        for name, value in _contact_precision(output, target, least).items():
+            found.setdefault(name, []).append(value)
+    return _floats({name: np.mean(values) for name, values in found.items()})
+
+
+def _contact_precision(output: Array, target: Array, nearest: int) -> dict[str, float]:
+    known = ~np.isnan(target)
+    units, found = int(known.any(1).sum()), {}
+    first, second = np.nonzero(np.triu(known, 1))
+    apart = second - first
+    for name, (least, most) in CONTACT_RANGES.items():
+        judged = (apart >= least) & (apart <= most)
+        i, j = first[judged], second[judged]
+        order = np.argsort(-output[i, j].astype(np.float64), kind="stable")
+        right = target[i, j][order]
+        # Without a contact, all orders of the pairs are equally good.
+        for share in (1, 2, 5) if right.any() and least >= nearest else ():
+            # Where there are fewer pairs than asked for, all of them are judged.
+            found[f"{name}_precision_L{share if share > 1 else ''}"] = float(right[: max(1, units // share)].mean())
+    return found
 
 
 def calibration_error(confidences: Array, correct: Array) -> float:

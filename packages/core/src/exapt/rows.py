@@ -182,9 +182,10 @@ class Rows:
         for name, values in encodings.items():
             values[row], moved[name] = self.source.changed(name, row, rng, values[row])
         for name, head in self.heads.items():
-            if head.labelled and head.answers == "unit":
+            if head.labelled and head.ragged:
                 units = _stand(moved[self.answered[name]], encodings[self.answered[name]][row])
-                targets[name][row] = _moved(targets[name][row], units, head.pad)
+                for axis in range(head.axes):
+                    targets[name][row] = _moved(targets[name][row], units, head.pad, axis)
 
     def views(self) -> list[View]:
         """Return the rows as each augmentation sees them, for answers to be averaged over.
@@ -219,7 +220,7 @@ class Rows:
         if not self.heads[head].ragged:
             return torch.from_numpy(np.stack(arrays))
         longest = max(len(array) for array in arrays)
-        return torch.from_numpy(padded(arrays, longest, self.heads[head].pad))
+        return torch.from_numpy(padded(arrays, longest, self.heads[head].pad, self.heads[head].axes))
 
 
 def _stand(units: Array | None, encoding: Encoding) -> Array | None:
@@ -230,11 +231,11 @@ def _stand(units: Array | None, encoding: Encoding) -> Array | None:
     return np.where(covered, np.arange(encoding.length) if units is None else units, NO_UNIT)
 
 
-def _moved(target: Array, units: Array | None, pad: float) -> Array:
-    """Return the labels [units, ...] of units that stood elsewhere before; new ones have none."""
+def _moved(target: Array, units: Array | None, pad: float, axis: int) -> Array:
+    """Return labels, of which one ``axis`` runs over units that stood elsewhere before; new ones have none."""
     if units is None:
         return target
     known = units != NO_UNIT
-    moved = target[np.where(known, units, 0)]
+    moved = np.moveaxis(target.take(np.where(known, units, 0), axis), axis, 0)
     moved[~known] = pad
-    return moved
+    return np.moveaxis(moved, 0, axis)

@@ -15,30 +15,81 @@ import pyarrow.compute as pc
 
 from exapt.data.labels import without_labels_of
 from exapt.data.tables import Examples
+from exapt.errors import DataError
 from exapt.parts import Array, Encoding, Head, Tokenizer
-from exapt.resolve import Resolved
+from exapt.resolve import ChosenHead, Resolved
 
 Encodings = Mapping[str, Sequence[Encoding]]
 
 
 def labels_of_covered(examples: Examples, encodings: Encodings, resolved: Resolved) -> tuple[Examples, list[str]]:
-    """Return examples without the labels of units that no token covers, and a sentence on each column that has some."""
+    """Return examples without the labels of units that are masked or that no token covers, and what there is to tell of them.
+
+    Labels of pairs stay, of which ``pairs_left_out`` leaves out those of such units. Raises ``DataError``, with the id, for
+    a mask that is not as long as its input.
+    """
     labels, told = dict(examples.labels), []
     for name in [name for name in labels if name in resolved.per_unit]:
-        covered = [encoding.covered.tolist() for encoding in encodings[resolved.answered[name]]]
-        # Heads of classes read text letter by letter, those of numbers do not.
-        characters = resolved.heads[name].offer.spec.baseline != "regression"
-        pairs = [
-            without_labels_of(label, known, characters) for label, known in zip(labels[name], covered, strict=True)
-        ]
-        labels[name] = [label for label, _ in pairs]
-        # An input of which nothing is seen is counted as a whole.
-        lost = sum(count for (_, count), known in zip(pairs, covered, strict=True) if any(known))
-        if lost:
-            values, are = ("value", "is") if lost == 1 else ("values", "are")
-            column = resolved.heads[name].label
-            told.append(f"label '{column}': {lost:,} {values} of units that the model does not see {are} left out")
+        seen = encodings[resolved.answered[name]]
+        _check_masks(examples, seen)
+        masks = examples.masks or [[True] * encoding.length for encoding in seen]
+        covered = [encoding.covered.tolist() for encoding in seen]
+        for why, known in (("are masked", masks), ("the model does not see", covered)):
+            labels[name], lost = _without_labels(labels[name], known, resolved.heads[name])
+            if lost:
+                told.append(f"label '{resolved.heads[name].label}': {_lost(lost, why, resolved.heads[name])}")
     return replace(examples, labels=labels), told
+
+
+def _without_labels(
+    labels: Sequence[Any], known: Sequence[Sequence[bool]], head: ChosenHead
+) -> tuple[Sequence[Any], int]:
+    """Return labels with None for units that are not ``known``, and how many values that takes away; of pairs, how many units."""
+    # An input of which nothing is seen is counted as a whole.
+    counted = [any(units) for units in known]
+    if head.offer.spec.answers == "pair":
+        return labels, sum(len(units) - sum(units) for units, counts in zip(known, counted, strict=True) if counts)
+    # Heads of classes read text letter by letter, those of numbers do not.
+    characters = head.offer.spec.baseline != "regression"
+    found = [without_labels_of(label, units, characters) for label, units in zip(labels, known, strict=True)]
+    lost = sum(count for (_, count), counts in zip(found, counted, strict=True) if counts)
+    return [label for label, _ in found], lost
+
+
+def _lost(count: int, why: str, head: ChosenHead) -> str:
+    if head.offer.spec.answers == "pair":
+        return f"all pairs of {count:,} {'unit' if count == 1 else 'units'} that {why} are left out"
+    values, are = ("value", "is") if count == 1 else ("values", "are")
+    return f"{count:,} {values} of units that {why} {are} left out"
+
+
+def _check_masks(examples: Examples, encodings: Sequence[Encoding]) -> None:
+    for who, mask, encoding in zip(examples.ids, examples.masks or (), encodings, strict=False):
+        if len(mask) != encoding.length:
+            raise DataError(f"'{who}': its mask has {len(mask):,} values for {encoding.length:,} units")
+
+
+def pairs_left_out(target: Array, encoding: Encoding, mask: Sequence[bool] | None, pad: float) -> Array:
+    """Return the labels [units, units, ...] of pairs with ``pad`` where a unit is masked, or covered by no token."""
+    known = encoding.covered if mask is None else encoding.covered & np.asarray(mask)
+    if known.all():
+        return target
+    left = target.copy()
+    left[~known] = pad
+    left[:, ~known] = pad
+    return left
+
+
+def answers_of_pairs(head: Head, outputs: Sequence[Array], encodings: Sequence[Encoding]) -> dict[str, Any]:
+    """Return what a head says of pairs of units, as columns of lists; nothing of units that no token covers."""
+    seen = [pairs_left_out(output, encoding, None, np.nan) for output, encoding in zip(outputs, encodings, strict=True)]
+    return {name: _typed(name, values) for name, values in head.decode(seen).items()}
+
+
+def _typed(name: str, values: Sequence[Any]) -> pa.Array:
+    """Return a column of lists, of numbers unless it is the prediction: that no pair was found anywhere changes no type."""
+    words = name.partition(".")[0] == "prediction"
+    return pa.array(values, pa.list_(pa.string() if words else pa.float64()))
 
 
 def answers_of_covered(head: Head, outputs: Sequence[Array], encodings: Sequence[Encoding]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from exapt.builtin.heads import (
 )
 from exapt.data.labels import class_name, class_set, is_set, number, numbers, unit_values
 from exapt.errors import DataError, RecipeError, UnknownClassError
-from exapt.parts import Array, Head
+from exapt.parts import Array, Head, Outcomes
 
 
 class Classification(Head):
@@ -40,6 +40,11 @@ class Classification(Head):
         weights = options.class_weights if isinstance(options.class_weights, tuple) else [1.0] * len(self.classes)
         # The options hold the weights already: they are not part of what learning changed.
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The classes."""
+        return Outcomes(self.classes, _log_odds, lambda logits: logits.softmax(-1))
 
     def adjust(self, features: Mapping[str, Any]) -> None:
         """Fit the scaling of the features."""
@@ -101,6 +106,11 @@ class Multilabel(Head):
         self.classes, self.threshold = _known(options.classes), options.threshold
         self.reads = reader.reads
         self.trunk = Trunk(options, reader, len(self.classes))
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The labels, each for itself."""
+        return Outcomes(self.classes, probabilities=torch.sigmoid)
 
     def adjust(self, features: Mapping[str, Any]) -> None:
         """Fit the scaling of the features."""
@@ -175,6 +185,14 @@ class Regression(Head):
         self.reads, self.answers = reader.reads, reader.answers
         self.trunk = Trunk(options, reader, len(targets))
 
+    @property
+    def outcomes(self) -> Outcomes:
+        """The measured values."""
+        return Outcomes(self.targets, self._told)
+
+    def _told(self, values: Tensor) -> Tensor:
+        return values * torch.from_numpy(self.scale).to(values) + torch.from_numpy(self.mean).to(values)
+
     def adjust(self, features: Mapping[str, Any]) -> None:
         """Fit the scaling of the features."""
         self.trunk.adjust(features)
@@ -234,6 +252,13 @@ def _check_length(labels: int, units: int) -> None:
 
 def _stacked(arrays: Sequence[Array], columns: int) -> Array:
     return np.concatenate([array.reshape(-1, columns) for array in arrays]) if arrays else np.empty((0, columns))
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """Return the logarithm of each class's probability over that of all others [..., classes]."""
+    # What a softmax is given is free of meaning up to a constant, which this takes out.
+    own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    return logits - logits.unsqueeze(-2).masked_fill(own, -torch.inf).logsumexp(-1)
 
 
 def _softmax(logits: Array) -> Array:

@@ -192,6 +192,10 @@ def _language(context: HeadContext, name: str, objective: str) -> LanguageModel:
         )
     if language.objective == "values":
         raise RecipeError("the backbone tells hidden values, not tokens, which is what this head asks for")
+    if language.objective == "ordered":
+        raise RecipeError(
+            "the backbone tells tokens in an order that its input names: only a head that poses such orders can ask it"
+        )
     if language.objective != objective:
         raise RecipeError(
             f"the backbone is a {language.objective} language model: use head '{_OTHER[objective]}', "

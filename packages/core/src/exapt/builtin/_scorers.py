@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -42,6 +42,18 @@ class MaskedMarginal(Scorer):
             known = places[_known(tokenizer, ids)[places]]
             yield _told(_hidden(tokenizer, encoding, places), known, ids, weight, among)
 
+    def ask_of_tokens(self, tokenizer: Tokenizer, wild: Encoding, mutants: Sequence[Encoding]) -> Iterator[Question]:
+        """Ask of the tokens that differ; mutants of one position share an input in which it is hidden."""
+        among, before = _among(tokenizer, self._options), wild.arrays[tokenizer.ids]
+        hidden: dict[bytes, Encoding] = {}
+        for mutant in mutants:
+            after = mutant.arrays[tokenizer.ids]
+            places = np.flatnonzero(before != after)
+            key = places.tobytes()
+            if key not in hidden:
+                hidden[key] = _hidden(tokenizer, wild, places)
+            yield _marginal(hidden[key], places, before, after, among)
+
     def _check(self, encoding: Encoding, places: Array) -> None:
         units = int((encoding.spans[:, 0] != NO_UNIT).sum())
         if len(places) > self._options.max_hidden * units:
@@ -72,6 +84,13 @@ class WildTypeMarginal(Scorer):
                 "the same; use the scorer pseudo-log-likelihood"
             )
         yield _marginal(one, np.flatnonzero(before != after), before, after, _among(tokenizer, self._options))
+
+    def ask_of_tokens(self, tokenizer: Tokenizer, wild: Encoding, mutants: Sequence[Encoding]) -> Iterator[Question]:
+        """Ask of the tokens that differ, all of the wild type."""
+        among, before = _among(tokenizer, self._options), wild.arrays[tokenizer.ids]
+        for mutant in mutants:
+            after = mutant.arrays[tokenizer.ids]
+            yield _marginal(wild, np.flatnonzero(before != after), before, after, among)
 
 
 class PseudoLogLikelihood(Scorer):
@@ -118,12 +137,19 @@ class LogLikelihood(Scorer):
 
 
 _BOTH = (_WILD, _MUTANT)
+_WEIGHTS = np.array(_BOTH)
+
+
+# A vocabulary may be large, and is sorted once. One object of each: what is shared among its ids is then known by it.
+_UNITS: WeakKeyDictionary[Tokenizer, Array] = WeakKeyDictionary()
 
 
 def _among(tokenizer: Tokenizer, options: ScorerOptions) -> Array | None:
     if not options.units_only:
         return None
-    return np.array(sorted(set(tokenizer.vocabulary.values()) - tokenizer.special))
+    if tokenizer not in _UNITS:
+        _UNITS[tokenizer] = np.array(sorted(set(tokenizer.vocabulary.values()) - tokenizer.special))
+    return _UNITS[tokenizer]
 
 
 def _known(tokenizer: Tokenizer, ids: Array) -> Array:
@@ -133,8 +159,10 @@ def _known(tokenizer: Tokenizer, ids: Array) -> Array:
 
 def _hidden(tokenizer: Tokenizer, encoding: Encoding, places: Array) -> Encoding:
     ids = encoding.arrays[tokenizer.ids].copy()
-    ids[places[_known(tokenizer, ids)[places]]] = tokenizer.mask
-    return replace(encoding, arrays={**encoding.arrays, tokenizer.ids: ids})
+    # One by one: mostly there are very few, and a scan of a protein asks thousands of times.
+    ids[[place for place in places.tolist() if int(ids[place]) not in tokenizer.special]] = tokenizer.mask
+    arrays = {**encoding.arrays, tokenizer.ids: ids}
+    return Encoding(arrays, encoding.pads, encoding.spans, encoding.length, encoding.unknown)
 
 
 def _told(encoding: Encoding, places: Array, ids: Array, weight: float, among: Array | None) -> Question:
@@ -143,7 +171,7 @@ def _told(encoding: Encoding, places: Array, ids: Array, weight: float, among: A
 
 def _marginal(encoding: Encoding, places: Array, wild: Array, mutant: Array, among: Array | None) -> Question:
     tokens = np.concatenate([wild[places], mutant[places]])
-    return Question(encoding, np.tile(places, 2), tokens, np.repeat(_BOTH, len(places)), among)
+    return Question(encoding, np.concatenate([places, places]), tokens, _WEIGHTS.repeat(len(places)), among)
 
 
 def _overlapping(encoding: Encoding, first: int, last: int) -> Array:

@@ -24,7 +24,7 @@ class Scratch(Full):
 
 
 class Partial(Strategy):
-    """Fine-tuning of the top blocks."""
+    """Fine-tuning of the top blocks of those on which what the heads read depends."""
 
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
@@ -34,5 +34,7 @@ class Partial(Strategy):
         blocks = backbone.blocks()
         if self.blocks > len(blocks):
             raise RecipeError(f"strategy 'partial' wants the top {self.blocks} blocks; this backbone has {len(blocks)}")
-        top = {id(parameter) for block in blocks[-self.blocks :] for parameter in block.parameters()}
+        # Where the heads read a layer of the middle, what lies above it would learn nothing.
+        below = backbone.reached() or blocks
+        top = {id(parameter) for block in below[-self.blocks :] for parameter in block.parameters()}
         yield Learns(frozenset(name for name, parameter in backbone.named_parameters() if id(parameter) in top))

@@ -21,17 +21,30 @@ class Pool(nn.Module):
     def __init__(self, options: SequenceOptions, context: HeadContext) -> None:
         super().__init__()
         widths = _widths(options.inputs, context)
-        self.inputs, self.pooling, self.width = options.inputs, options.pooling, sum(widths)
+        self.inputs, self.pooling, self.join = options.inputs, options.pooling, options.join
         self.reads = "tokens" if self.pooling == "attention" else self.pooling
+        self.width = sum(widths)
+        if self.join != "concatenate":
+            # Inputs that are compared are read alike: with one attention for both.
+            widths = _of_one_width(options.inputs, widths)
+            self.width = widths[0] * (3 if self.join == "symmetric" else 1)
         attends = self.pooling == "attention"
         self.scores = nn.ModuleList([nn.Linear(width, 1) for width in widths] if attends else [])
 
     def forward(self, features: Mapping[str, Any]) -> Tensor:
         """Return the joined vectors [batch, width]; an input without a token gives zeros."""
-        if self.scores:
-            read = zip(self.inputs, self.scores, strict=True)
-            return torch.cat([features[name].attend(score) for name, score in read], -1)
-        return torch.cat([features[name].pool(self.pooling) for name in self.inputs], -1)
+        vectors = [self._vector(features[name], place) for place, name in enumerate(self.inputs)]
+        if self.join == "concatenate":
+            return torch.cat(vectors, -1)
+        one, other = vectors
+        if self.join == "difference":
+            return one - other
+        return torch.cat([one + other, one * other, (one - other).abs()], -1)
+
+    def _vector(self, features: Any, place: int) -> Tensor:
+        attends = len(self.scores)
+        vector: Tensor = features.attend(self.scores[place % attends]) if attends else features.pool(self.pooling)
+        return vector
 
     def rows(self, features: Mapping[str, Any]) -> Tensor:
         """Return the vectors [n, width] that tell how the features are distributed."""
@@ -111,6 +124,13 @@ class Trunk(nn.Module):
         vectors = self.reader(features).type_as(self.layers[-1].weight)
         answers: Tensor = self.layers(vectors if self.scale is None else self.scale(vectors))
         return answers
+
+
+def _of_one_width(inputs: Sequence[str], widths: Sequence[int]) -> list[int]:
+    if len(set(widths)) > 1:
+        told = " and ".join(f"'{name}' of {width}" for name, width in zip(inputs, widths, strict=True))
+        raise RecipeError(f"inputs that are compared need features of one width; these are {told}")
+    return [widths[0]]
 
 
 def _widths(inputs: Sequence[str], context: HeadContext) -> list[int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from exapt.data.labels import class_name, class_order, class_set, is_missing, number, numbers, unit_values
 from exapt.errors import DataError, RecipeError
@@ -57,6 +57,20 @@ class SequenceOptions(HeadOptions):
     inputs: tuple[str, ...] = Field(
         ("sequence",), min_length=1, description="Inputs that are read, pooled one by one and joined."
     )
+    join: Literal["concatenate", "difference", "symmetric"] = Field(
+        "concatenate",
+        description="How the vectors of several inputs become one: side by side; of two, the first minus the second; or, of "
+        "two, their sum, product and absolute difference, the same in both orders.",
+    )
+
+    @model_validator(mode="after")
+    def _two(self) -> Self:
+        if self.join != "concatenate" and (len(self.inputs) != 2 or len(set(self.inputs)) != 2):
+            raise ValueError(
+                f'join = "{self.join}" takes two inputs, and the head reads {", ".join(self.inputs)}: name two in '
+                "data.inputs and, if there are more, in the head's inputs"
+            )
+        return self
 
 
 class PositionOptions(HeadOptions):
@@ -87,6 +101,15 @@ class RegressionOptions(SequenceOptions):
     scale: tuple[float, ...] = Field((), description=_SCALE)
 
 
+class InteractionOptions(ClassificationOptions):
+    """Options of ``interaction``."""
+
+    inputs: tuple[str, ...] = Field(("a", "b"), description="The two inputs, each pooled, in any order.")
+    join: Literal["symmetric"] = Field(
+        "symmetric", description="Their sum, product and absolute difference: the same in both orders."
+    )
+
+
 class PositionClassificationOptions(PositionOptions):
     """Options of ``position-classification``."""
 
@@ -113,6 +136,14 @@ def exapt_heads() -> Iterable[HeadSpec]:
         name="sequence-classification",
         summary="Which of two or more classes an example belongs to.",
         options=ClassificationOptions,
+        build=_build_classification,
+        infer=_infer_classification,
+        baseline="classification",
+    )
+    yield HeadSpec(
+        name="interaction",
+        summary="Whether, or in which way, two inputs interact; the same answer in both orders, but for rounding.",
+        options=InteractionOptions,
         build=_build_classification,
         infer=_infer_classification,
         baseline="classification",

@@ -63,6 +63,7 @@ def exapt_readers() -> Iterable[ReaderSpec]:
         summary="FASTA: columns id, description, sequence, and one for each key=value of the headers.",
         suffixes=(".fasta", ".fa", ".faa", ".fna", ".fas"),
         build=_fasta,
+        letters="sequence",
     )
     yield ReaderSpec(
         name="vcf",

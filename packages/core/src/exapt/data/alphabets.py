@@ -9,6 +9,8 @@ LETTERS: Final = {"dna": "ACGTN", "protein": "ARNDCQEGHILKMFPSTWYVBZX*"}
 """Letters of each kind, in the order of their codes."""
 UNKNOWN: Final = {"dna": "N", "protein": "X"}
 """The letter of each kind for what is not known."""
+SUBSTITUTES: Final = {"dna": "ACGT", "protein": "ACDEFGHIKLMNPQRSTVWY"}
+"""The letters of each kind that one of them can be replaced by: bases, and the twenty amino acids."""
 _FOREIGN: Final = {"dna": re.compile(r"[^A-Za-z]"), "protein": re.compile(r"[^A-Za-z*]")}
 _COMPLEMENT: Final = str.maketrans("ACGT", "TGCA")
 

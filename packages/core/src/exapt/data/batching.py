@@ -52,10 +52,13 @@ def _side_by_side(encodings: Sequence[Encoding], name: str, longest: int) -> tor
     return torch.from_numpy(padded(arrays, longest, pads[name]) if name in pads else np.stack(arrays))
 
 
-def padded(arrays: Sequence[Array], longest: int, pad: float) -> Array:
-    """Stack arrays [n, ...] of unequal n into [arrays, longest, ...], filled up with ``pad``."""
+def padded(arrays: Sequence[Array], longest: int, pad: float, axes: int = 1) -> Array:
+    """Stack arrays [n, ...] of unequal n into [arrays, longest, ...], filled up with ``pad``.
+
+    Where the first two ``axes`` run over n, arrays [n, n, ...] become [arrays, longest, longest, ...]; of none, all are alike.
+    """
     first = arrays[0]
-    stacked = np.full((len(arrays), longest, *first.shape[1:]), pad, dtype=first.dtype)
+    stacked = np.full((len(arrays), *(longest,) * axes, *first.shape[axes:]), pad, dtype=first.dtype)
     for row, array in zip(stacked, arrays, strict=True):
-        row[: len(array)] = array
+        row[tuple(slice(count) for count in array.shape[:axes])] = array
     return stacked

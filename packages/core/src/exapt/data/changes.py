@@ -14,7 +14,8 @@ from exapt.errors import DataError
 # Up to 18 digits: more are no place in any sequence, and beyond what files and arrays hold.
 _SUBSTITUTION = re.compile(r"([A-Za-z])([0-9]{1,18})([A-Za-z*])")
 _POSITION = re.compile(r"(-?[0-9]{1,18})(\.0+)?")
-_WILD_TYPE = re.compile(r"_?wt", re.I)
+WILD_TYPE = re.compile(r"_?wt", re.I)
+"""How a table of mutations calls the wild type itself."""
 _LETTERS = re.compile(r"[A-Za-z]+")
 # A deletion by another variant, no alternative, a named one such as <DEL>, breakends with and without a mate: none of
 # them spells a sequence.
@@ -79,7 +80,7 @@ def placed(facts: Mapping[str, Any]) -> Edit:
 def named(value: Any) -> tuple[Edit, ...]:
     """Return the substitutions that a text such as ``A23G:K41R`` names, by position; none for the wild type, ``WT``."""
     text = text_of(value, "mutation")
-    if _WILD_TYPE.fullmatch(text.strip()):
+    if WILD_TYPE.fullmatch(text.strip()):
         return ()
     edits = []
     for word in text.split(":"):

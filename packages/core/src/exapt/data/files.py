@@ -7,8 +7,9 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from exapt.data.tables import Reader, Writer
+    from exapt.plugins import Offer
 
 F = TypeVar("F", ReaderSpec, WriterSpec)
 
@@ -46,12 +48,12 @@ def open_table(
 def reader_of(path: Path, format: str = "", plugins: Plugins | None = None) -> ReaderSpec:  # noqa: A002
     """Return what ``open_table`` reads a file or a folder with."""
     plugins = plugins or current()
+    named = plugins.get(ReaderSpec, format).spec if format else None
     if _is_folder(path):
-        known = _by_members(path, plugins)
-        return plugins.get(ReaderSpec, format).spec if format else known
+        fits = _by_members(path, plugins)
+        return named or _only(fits, ReaderSpec, path)
     _check_readable(path)
     name = path.name.lower()
-    named = plugins.get(ReaderSpec, format).spec if format else None
     return named or _by_suffix(plugins, ReaderSpec, path, {name, name.removesuffix(".gz")})
 
 
@@ -61,14 +63,27 @@ def _is_folder(path: Path) -> bool:
     return False
 
 
-def _by_members(path: Path, plugins: Plugins) -> ReaderSpec:
+def _by_members(path: Path, plugins: Plugins) -> list[Offer[ReaderSpec]]:
     offers = plugins.offers(ReaderSpec)
-    fits = [offer.spec for offer in offers if any((path / member).is_file() for member in offer.spec.members)]
+    names = [file.name.lower() for file in visible_files(path)]
+    fits = [offer for offer in offers if _has_member(names, offer.spec.members)]
     if fits:
-        return fits[0]
+        return fits
     members = {member for offer in offers for member in offer.spec.members}
     known = f", and holds none of {listed(members)}" if members else ""
     raise DataError(f"'{path}' is a folder, not a file{known}.")
+
+
+def _has_member(names: Iterable[str], members: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, member.lower()) for name in names for member in members)
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Return the files in a folder whose names do not begin with a dot, by name; raises ``DataError``."""
+    try:
+        return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"'{folder}' cannot be read: {error.strerror}.") from None
 
 
 def _check_readable(path: Path) -> None:
@@ -93,6 +108,10 @@ def _by_suffix(plugins: Plugins, kind: type[F], path: Path, names: set[str]) -> 
     found = [offer for (length, _, _), offer in sorted(fits.items(), key=lambda fit: fit[0]) if length == longest]
     if not found:
         raise _unfit(plugins, kind, path)
+    return _only(found, kind, path)
+
+
+def _only(found: Sequence[Offer[F]], kind: type[F], path: Path) -> F:
     if len(found) > 1:
         choices = " and ".join(f"'{offer.info.distribution}:{offer.spec.name}'" for offer in found)
         raise ComponentError(f"{path.name} suits the {kind.kind}s {choices}; name one of them as the format.")
@@ -129,7 +148,7 @@ def _files(path: Path, spec: ReaderSpec) -> list[Path]:
         return sorted(spec.files(path))
     if not _is_folder(path):
         return [path]
-    return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return visible_files(path)
 
 
 def _sha256(path: Path) -> str:
@@ -153,7 +172,7 @@ class AtomicWriter:
         self._rows = 0
 
     def __enter__(self) -> Self:
-        with _writing(self.path):
+        with writing(self.path):
             self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:100]}.", dir=self.path.parent))
             try:
                 self._begin()
@@ -172,7 +191,7 @@ class AtomicWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; all batches have the schema of the first."""
         self._rows += batch.num_rows
-        with _writing(self.path):
+        with writing(self.path):
             self._writer.write(batch)
 
     def add_facts(self, facts: Mapping[str, Any]) -> None:
@@ -192,7 +211,7 @@ class AtomicWriter:
     def _finish(self) -> None:
         if not self._rows:
             raise OutputError(f"there are no rows to write to '{self.path}'.")
-        with _writing(self.path):
+        with writing(self.path):
             self._writer.close()
             self._draft.chmod(self._mode)
             self._draft.replace(self.path)
@@ -202,7 +221,8 @@ class AtomicWriter:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Raise ``OutputError`` for what the system says against writing to ``path``."""
     try:
         yield
     except OSError as error:
@@ -234,8 +254,8 @@ def open_writer(
     in_place = back and about is not None and path.resolve() == Path(about["source"]).resolve()
     # Its place is what a link leads to, which stays a link.
     path = path.resolve() if in_place else path
-    with _writing(path):
-        _check_free(path, overwrite or in_place)
+    with writing(path):
+        check_free(path, overwrite or in_place)
     options = spec.options.model_validate({**(about or {}), "replace": overwrite} if back else {})
     return AtomicWriter(path, spec, options, in_place)
 
@@ -254,7 +274,8 @@ def own_place(table: Path, format: str = "", plugins: Plugins | None = None) -> 
     return table if issubclass(spec.options, Annotating) else None
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise ``OutputError`` if a file cannot be made at ``path``: no such folder, or something stands there already."""
     if not path.parent.is_dir():
         raise OutputError(f"there is no folder '{path.parent}' to write '{path.name}' to.")
     if path.is_dir():

@@ -36,22 +36,25 @@ def _columns(labels: Labels) -> list[str]:
 def joined(read: Examples, second: pa.Table, options: DataOptions, labels: Labels) -> tuple[pa.Table, tuple[str, ...]]:
     """Set a table of labels beside the inputs, by id; return the wider table, and the ids that belong to no input.
 
-    The labels come from the second table; of its other columns, those that the first lacks are added.
+    The labels come from the second table, unless it lacks a column of them that stands beside the inputs; of its other
+    columns, such as the split, those that the first lacks are added.
     """
     name, first_name = Path(options.labels).name, Path(options.path).name
-    wanted = _columns(labels)
+    beside_inputs = set(read.table.column_names) - set(second.column_names)
+    wanted = [column for column in _columns(labels) if column not in beside_inputs]
     for column in wanted:
         check_column(second, column, name)
     _id_column(read.table, options.id, first_name)
-    id_column = _id_column(second, options.id if options.id in second.column_names else "id", name)
-    place = _places(second, id_values(second, id_column, name), wanted, name)
+    place = places_by_id(second, options.id, wanted, name, "labels")
     known = set(read.ids)
     if known.isdisjoint(place):
         raise DataError(
             f"{name} has labels for none of the ids of {first_name}, such as '{read.ids[0]}' and '{next(iter(place))}'."
         )
     beside = second.take(pa.array([place.get(name) for name in read.ids], pa.int64()))
-    return _widened(read.table, beside, wanted, id_column), tuple(name for name in place if name not in known)
+    return _widened(read.table, beside, wanted, _second_id(second, options.id)), tuple(
+        name for name in place if name not in known
+    )
 
 
 def _id_column(table: pa.Table, wanted: str, name: str) -> str:
@@ -61,14 +64,24 @@ def _id_column(table: pa.Table, wanted: str, name: str) -> str:
     return column
 
 
-def _places(second: pa.Table, ids: Sequence[str], wanted: Sequence[str], name: str) -> dict[str, int]:
-    """Return the row of each id; raises ``DataError`` for an id with two different labels."""
-    rows = list(zip(*(second.column(column).to_pylist() for column in wanted), strict=True))
+def _second_id(second: pa.Table, wanted: str) -> str:
+    return wanted if wanted in second.column_names else "id"
+
+
+def places_by_id(second: pa.Table, id_: str, wanted: Sequence[str], name: str, what: str) -> dict[str, int]:
+    """Return the row of each id in a second table, whose column of ids is ``id_`` if it has one of this name, else ``id``.
+
+    Raises ``DataError`` for an id with two different ``wanted`` contents, which are its ``what``.
+    """
+    ids = id_values(second, _id_column(second, _second_id(second, id_), name), name)
+    # Not turned round by zip, which makes no rows of no columns: a second table may hold nothing but the parts of the split.
+    columns = [second.column(column).to_pylist() for column in wanted]
+    rows = [[column[row] for column in columns] for row in range(second.num_rows)]
     place: dict[str, int] = {}
     for row, known_as in enumerate(ids):
         first = place.setdefault(known_as, row)
         if repr(rows[first]) != repr(rows[row]):
-            raise DataError(f"{name}: id '{known_as}' has two different labels, in rows {first + 1} and {row + 1}.")
+            raise DataError(f"{name}: id '{known_as}' has two different {what}, in rows {first + 1} and {row + 1}.")
     return place
 
 

@@ -127,6 +127,21 @@ def unit_values(value: Any, characters: bool, known: Sequence[str] = ()) -> list
     return [_or_hole(part, known) for part in _unit_parts(value, characters)]
 
 
+def mask_values(value: Any) -> list[bool]:
+    """Return which units count, from a list or a text of 0 and 1, one for each unit. Raises ``DataError``."""
+    known = {"0": False, "1": True, "false": False, "true": True}
+    parts = _unit_parts(value, True)
+    found = [known.get(class_name(part).lower()) if not is_missing(part) else None for part in parts]
+    for place, (one, part) in enumerate(zip(found, parts, strict=True), 1):
+        if one is None:
+            raise DataError(f"has {_said(part)} at position {place}; a mask is 1 where a unit counts, else 0")
+    return [one is True for one in found]
+
+
+def _said(part: Any) -> str:
+    return "no value" if is_missing(part) else f"'{part}'"
+
+
 def without_labels_of(label: Any, covered: Sequence[bool], characters: bool) -> tuple[Any, int]:
     """Return the label of an input with None for units that are not ``covered`` [units], and how many values it loses.
 

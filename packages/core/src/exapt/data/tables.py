@@ -12,14 +12,20 @@ import pyarrow as pa
 from exapt.cells import CellType
 from exapt.data import label_columns
 from exapt.data.columns import DIGEST, column_values, content_digest, find_id_column, id_values, row_named
-from exapt.data.files import open_table
+from exapt.data.files import open_table, reader_of
+from exapt.data.masks import MASK, masked
+from exapt.data.mutants import made_inputs, wild_type_lines
 from exapt.errors import DataError
+from exapt.structures import StructureType
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from exapt.recipe import DataOptions
+
+_LABEL = "label"
+"""The column of labels in a table of letters."""
 
 Labels = Mapping[str, str | tuple[str, ...]]
 """Each head's column of labels, or columns where it has several targets."""
@@ -60,6 +66,8 @@ class Examples:
     inputs: Mapping[str, Sequence[Any]]
     labels: Mapping[str, Sequence[Any]]
     table: pa.Table
+    masks: Sequence[Sequence[bool]] | None = None
+    """Which units [units] of each row count; None where all do."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,6 +79,7 @@ class Examples:
             inputs={name: [values[row] for row in rows] for name, values in self.inputs.items()},
             labels={name: [values[row] for row in rows] for name, values in self.labels.items()},
             table=self.table.take(rows),
+            masks=None if self.masks is None else [self.masks[row] for row in rows],
         )
 
 
@@ -120,7 +129,7 @@ def read_examples(
     """Read a whole table with the labels, which may stand in a second table, or without them if they are not wanted.
 
     Of the heads that answer ``per_unit``, some units may have no label.
-    Without them, a table of cells needs no column of inputs to be named.
+    Without them, a table of cells or structures needs no column of inputs to be named.
     Raises ``DataError`` for a column that is not there, an empty input, an id with two contents and a missing label;
     rows without a label are dropped instead, and counted, where the options say so.
     """
@@ -130,22 +139,36 @@ def read_examples(
     if not keep_labels:
         return read, Report(source.name, len(read), repeated=source.repeated, told=told)
     table, unused = _with_second(read, options, labels)
+    told = (*told, *wild_type_lines(read, options, source.name))
     examples = replace(
         read, table=table, labels=label_columns.values(table, labels, Path(options.labels or options.path).name)
     )
     if source.repeated:
         _refuse_contradictions(examples, source.name)
     missing = label_columns.missing_rows(examples, options, labels, per_unit)
+    kept, dropped = _without(examples, missing), [read.ids[row] for row in missing]
+    if options.masks or options.mask:
+        second = _beside(options.masks, MASK) if options.masks else None
+        kept, empty, lines = masked(kept, second, options, read)
+        dropped, told = [*dropped, *empty], (*told, *lines)
     report = Report(
         name=source.name,
         rows=len(read),
-        dropped=tuple(read.ids[row] for row in missing),
+        dropped=tuple(dropped),
         repeated=source.repeated,
         labels_name=Path(options.labels).name,
         unused=unused,
         told=told,
     )
-    return (_without(examples, missing) if missing else examples), report
+    return kept, report
+
+
+def _beside(path: str, column: str) -> pa.Table:
+    """Return a table of labels or masks. Where its format holds letters, such as FASTA, they are its ``column``."""
+    table, letters = _whole(path)[0], reader_of(Path(path)).letters
+    if not letters or column in table.column_names:
+        return table
+    return table.rename_columns([column if name == letters else name for name in table.column_names])
 
 
 def _whole(
@@ -161,9 +184,10 @@ def _whole(
 
 
 def _by_content(options: DataOptions, table: pa.Table) -> DataOptions:
-    cells = [field.name for field in table.schema if isinstance(field.type, CellType)]
+    kinds = {CellType: "cell", StructureType: "structure"}
+    found = {kinds[type(field.type)]: field.name for field in table.schema if type(field.type) in kinds}
     named = "inputs" in options.model_fields_set
-    return options if named or not cells else options.model_copy(update={"inputs": {"cell": cells[0]}})
+    return options if named or not found else options.model_copy(update={"inputs": found})
 
 
 def _told(reader: Reader) -> tuple[str, ...]:
@@ -173,7 +197,7 @@ def _told(reader: Reader) -> tuple[str, ...]:
 def _with_second(read: Examples, options: DataOptions, labels: Labels) -> tuple[pa.Table, tuple[str, ...]]:
     if not options.labels:
         return read.table, ()
-    return label_columns.joined(read, _whole(options.labels)[0], options, labels)
+    return label_columns.joined(read, _beside(options.labels, _LABEL), options, labels)
 
 
 def _refuse_contradictions(examples: Examples, name: str) -> None:
@@ -186,6 +210,8 @@ def _refuse_contradictions(examples: Examples, name: str) -> None:
 
 
 def _without(examples: Examples, rows: Sequence[int]) -> Examples:
+    if not rows:
+        return examples
     gone = set(rows)
     return examples.take([row for row in range(len(examples)) if row not in gone])
 
@@ -225,15 +251,27 @@ class _Source:
         self._contents = bytearray()
 
     def examples(self, piece: pa.Table) -> Examples:
-        inputs = {name: column_values(piece, column, self.name) for name, column in self._options.inputs.items()}
+        inputs = self._named(piece)
         id_column = find_id_column(piece, self._options.id, self.name)
         ids = self._ids(piece, id_column)
+        inputs = self._with_made(inputs, piece, ids)
         for name, values in inputs.items():
             self._check_present(self._options.inputs[name], values, ids)
         if id_column:
             self._check_same(ids, inputs)
         self._rows += len(ids)
         return Examples(ids, inputs, {}, piece)
+
+    def _named(self, piece: pa.Table) -> dict[str, list[Any]]:
+        made = self._options.made
+        named = {name: column for name, column in self._options.inputs.items() if name not in made}
+        return {name: column_values(piece, column, self.name) for name, column in named.items()}
+
+    def _with_made(self, named: Mapping[str, list[Any]], piece: pa.Table, ids: Sequence[str]) -> dict[str, list[Any]]:
+        if not self._options.made:
+            return dict(named)
+        every = {**named, **made_inputs(piece, self._options, self.name, ids, self._rows)}
+        return {name: every[name] for name in self._options.inputs}
 
     def _ids(self, piece: pa.Table, column: str) -> list[str]:
         if not column:

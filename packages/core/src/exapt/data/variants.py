@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from exapt.data.changes import Edit, MismatchError, UnscorableError, between, ch
 from exapt.data.columns import check_column
 from exapt.data.reference import Letters, Reference, Stretch, Whole
 from exapt.errors import DataError, RecipeError
+from exapt.structures import Structure
 
 COLUMNS = ("id", "sequence", "mutant", "mutation", "chrom", "position", "ref", "alt")
 """What a column of a table of variants may be."""
@@ -47,6 +49,21 @@ class Variant:
         return wild + rest, mutant + rest
 
 
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A structure with its own letters, and the same backbone with those of a mutant."""
+
+    where: str
+    wild: Structure
+    mutant: Structure
+
+    @property
+    def units(self) -> list[int]:
+        """The positions whose letters differ."""
+        letters = zip(self.wild.letters, self.mutant.letters, strict=True)
+        return [unit for unit, (one, other) in enumerate(letters) if one != other]
+
+
 @dataclass(frozen=True)
 class Unchanged:
     """A row whose mutant is the wild type itself."""
@@ -62,7 +79,7 @@ class Unscored:
     reason: str
 
 
-Row = Variant | Unchanged | Unscored
+Row = Variant | Placement | Unchanged | Unscored
 
 
 @dataclass
@@ -72,6 +89,8 @@ class Told:
     skips: tuple[type[UnscorableError], ...] = ()
     unscored: list[Unscored] = field(default_factory=list)
     unchanged: list[Unchanged] = field(default_factory=list)
+    unlike: list[str] = field(default_factory=list)
+    """Rows whose whole sequence has hardly a letter of its structure's own, and how many."""
 
     def skip(self, where: str, error: UnscorableError) -> None:
         """Take up a row that has no score; raises the error if it is not to be skipped."""
@@ -92,6 +111,9 @@ class Told:
             many = len(self.unchanged)
             are = "is the wild type itself and scores" if many == 1 else "are the wild type itself and score"
             lines.append(f"{_rows(many)} {are} 0; first {self.unchanged[0].where}")
+        if self.unlike:
+            are = "has a sequence that is" if len(self.unlike) == 1 else "have sequences that are"
+            lines.append(f"{_rows(len(self.unlike))} {are} hardly the structure's own; first {self.unlike[0]}")
         return lines
 
 
@@ -99,23 +121,40 @@ def _rows(count: int) -> str:
     return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
-class VariantTable:
-    """Makes variants of the rows of a table.
+class ChangeTable(ABC):
+    """Makes changes of the rows of a table: which column says what, and what becomes of rows without a score.
 
-    ``columns`` maps what a column is (see ``COLUMNS``) to its name in this table, where that is another. Wild types stand
-    in the column ``sequence`` or, with ``chrom`` or alone, in a reference. ``told`` takes up what is to be said of rows.
+    ``given`` maps what a column is, one of ``columns``, to its name in this table, where that is another; ``changes`` are
+    the columns by which a change can be told, the first that a table has are taken. ``told`` takes up what is to be said
+    of rows.
     """
 
-    def __init__(self, name: str, columns: Mapping[str, str], reference: Reference | None, told: Told) -> None:
-        unknown = sorted(columns.keys() - set(COLUMNS))
+    columns: tuple[str, ...]
+    changes: tuple[tuple[str, ...], ...]
+    whole: frozenset[str]
+    """The columns that hold whole sequences, which the answers do not repeat."""
+
+    def __init__(self, name: str, given: Mapping[str, str], told: Told) -> None:
+        unknown = sorted(given.keys() - set(self.columns))
         if unknown:
-            raise RecipeError(f"'{unknown[0]}' is nothing that a column of variants can be: {', '.join(COLUMNS)}")
+            raise RecipeError(f"'{unknown[0]}' is nothing that a column of variants can be: {', '.join(self.columns)}")
         self._name = name
-        self._given = columns
-        self._reference = reference
+        self._given = given
         self._told = told
         self._rows = 0
         self._change: tuple[str, ...] = ()
+
+    @abstractmethod
+    def _place(self, piece: pa.Table) -> tuple[str, ...]:
+        """Return the columns that say what changes there; raises ``DataError`` if one is missing."""
+
+    @abstractmethod
+    def _changed(self, where: str, facts: Mapping[str, Any]) -> Row:
+        """Return the row of some cells. Raises ``DataError``, without the row, for what cannot be."""
+
+    @abstractmethod
+    def _needs(self) -> str:
+        """Say which columns tell a change."""
 
     def variants(self, piece: pa.Table) -> Iterator[Row]:
         """Yield the variant of each row of the table's next piece.
@@ -139,6 +178,14 @@ class VariantTable:
                 self._note(found)
             yield found
 
+    def _row(self, where: str, facts: Mapping[str, Any]) -> Row:
+        try:
+            return self._changed(where, facts)
+        except UnscorableError as error:
+            raise error.at(where) from None
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+
     def _note(self, row: Row) -> None:
         if isinstance(row, Unscored):
             self._told.unscored.append(row)
@@ -150,7 +197,8 @@ class VariantTable:
 
         Without a column of ids the rows before the next piece are numbered; call it after ``variants``.
         """
-        known = [what for what in COLUMNS[3:] if what in (*self._change, *self._place(piece))]
+        named = {*self._change, *self._place(piece)} - self.whole - {"id"}
+        known = [what for what in self.columns if what in named]
         id_column = self._column("id")
         if "id" in self._given:
             check_column(piece, id_column, self._name)
@@ -167,13 +215,31 @@ class VariantTable:
             if what != "id":
                 check_column(piece, column, self._name)
         # What the user names wins over what happens to be called so.
-        for change in sorted(CHANGES, key=lambda change: not set(change) & self._given.keys()):
+        for change in sorted(self.changes, key=lambda change: not set(change) & self._given.keys()):
             if all(self._column(what) in piece.column_names for what in change):
                 return change
         raise DataError(
-            f"{self._name} does not tell what changes: it needs a column 'mutation', the columns 'position', 'ref' and "
-            f"'alt', or a column 'mutant'. Its columns are: {', '.join(piece.column_names)}."
+            f"{self._name} does not tell what changes: it needs {self._needs()}. Its columns are: "
+            f"{', '.join(piece.column_names)}."
         )
+
+
+class VariantTable(ChangeTable):
+    """Makes variants of the rows of a table.
+
+    Wild types stand in the column ``sequence`` or, with ``chrom`` or alone, in a reference.
+    """
+
+    columns = COLUMNS
+    changes = CHANGES
+    whole = frozenset({"sequence", "mutant"})
+
+    def __init__(self, name: str, columns: Mapping[str, str], reference: Reference | None, told: Told) -> None:
+        super().__init__(name, columns, told)
+        self._reference = reference
+
+    def _needs(self) -> str:
+        return "a column 'mutation', the columns 'position', 'ref' and 'alt', or a column 'mutant'"
 
     def _place(self, piece: pa.Table) -> tuple[str, ...]:
         if self._reference is None:
@@ -185,19 +251,14 @@ class VariantTable:
             return ("sequence",)
         return ("chrom",) if self._column("chrom") in piece.column_names else ()
 
-    def _row(self, where: str, facts: Mapping[str, Any]) -> Row:
-        try:
-            letters = self._letters(facts)
-            edits = self._edits(letters, facts)
-            named_only = symbolic(edits)
-            if named_only:
-                return Unscored(where, f"the allele '{named_only}', which spells no sequence")
-            for edit in edits if self._change != ("mutant",) else ():
-                check(edit, letters)
-        except UnscorableError as error:
-            raise error.at(where) from None
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+    def _changed(self, where: str, facts: Mapping[str, Any]) -> Row:
+        letters = self._letters(facts)
+        edits = self._edits(letters, facts)
+        named_only = symbolic(edits)
+        if named_only:
+            return Unscored(where, f"the allele '{named_only}', which spells no sequence")
+        for edit in edits if self._change != ("mutant",) else ():
+            check(edit, letters)
         changes = tuple(edit for edit in edits if not edit.silent)
         return Variant(where, letters, changes) if changes else Unchanged(where)
 

@@ -283,8 +283,8 @@ def test_local_weights_are_found_again_by_what_they_hold(saved, table, tmp_path,
     exapt.train(recipe(table, "lora", backbone=f"esm2:{weights}"), tmp_path / "out")
     answer = exapt.load(tmp_path / "out").predict(QUERIES)
     asks = (
-        "'out' was learned on the local weights 'esm2:weights', which this machine has not seen: "
-        "say where they are with --backbone esm2:FOLDER"
+        "'out' was learned on the local weights 'esm2:weights', which are not where they were, or which this machine "
+        "has not seen: say where they are with --backbone esm2:PATH"
     )
     # Renamed, the folder is not where it was; told once, it is known again.
     weights.rename(tmp_path / "moved")

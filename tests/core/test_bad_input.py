@@ -404,14 +404,14 @@ def test_an_adapter_of_another_family(unusable, adapter):
 def test_an_adapter_whose_weights_this_machine_has_not_seen(unusable, adapter, tmp_path):
     env = {"EXAPT_CACHE": str(tmp_path / "elsewhere")}
     assert unusable(adapter, env=env) == (
-        "'adapter' was learned on the local weights 'esm2:weights', which this machine has not seen: "
-        "say where they are with --backbone esm2:FOLDER"
+        "'adapter' was learned on the local weights 'esm2:weights', which are not where they were, or which this machine "
+        "has not seen: say where they are with --backbone esm2:PATH"
     )
 
 
 def test_an_adapter_whose_plugin_is_disabled(unusable, adapter):
     assert unusable(adapter, env={"EXAPT_DISABLE_PLUGINS": "esm"}) == (
-        "'adapter' needs the plugin exapt-esm 0.2.0, which is not installed (or disabled): pip install exapt-esm"
+        "'adapter' needs the plugin exapt-esm 0.3.0, which is not installed (or disabled): pip install exapt-esm"
     )
 
 

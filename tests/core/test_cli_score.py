@@ -153,7 +153,7 @@ def test_mistakes_are_one_line(refused, table, esm2, tmp_path):
     )
     for word in ("temperature=1", "scorer=1"):
         assert refused("score", table, "--backbone", esm2, "--set", word) == (
-            f"'{word[:-2]}' cannot be set: there are options of scorer, backbone and tokenizer, such as "
+            f"'{word[:-2]}' cannot be set: there are options of scorer, backbone, tokenizer and reader, such as "
             "scorer.units_only=true"
         )
     assert refused("score", table, "--backbone", esm2, "--reference", tmp_path / "none.fa") == (
@@ -167,9 +167,12 @@ def test_mistakes_are_one_line(refused, table, esm2, tmp_path):
 def test_scorers_and_augmentations_are_listed_and_shown(exapt):
     assert [line.split()[0] for line in exapt("list", "scorers").stdout.splitlines()] == [
         "name",
+        "conditional",
+        "decoding-orders",
         "log-likelihood",
         "masked-marginal",
         "pseudo-log-likelihood",
+        "unconditional",
         "wild-type-marginal",
     ]
     shown = json.loads(exapt("show", "scorer", "masked-marginal", "--json").stdout)

@@ -69,6 +69,8 @@ def test_the_author_kit_finds_no_fault(name, labels, lengths, options):
 def test_all_are_there_and_each_names_its_baseline():
     assert {name: spec.baseline for name, spec in HEADS.items()} == {
         "causal-lm": "none",
+        "contact": "none",
+        "interaction": "classification",
         "masked-lm": "none",
         "position-classification": "classification",
         "position-regression": "regression",

@@ -12,7 +12,18 @@ import exapt
 
 ROOT = Path(exapt.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
-HEAVY = ("torch", "pyarrow", "numpy", "sklearn", "scipy", "transformers", "peft", "accelerate", "safetensors")
+HEAVY = (
+    "torch",
+    "pyarrow",
+    "numpy",
+    "sklearn",
+    "scipy",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "matplotlib",
+)
 
 LIGHT = {
     "exapt",
@@ -32,7 +43,7 @@ LIGHT = {
     "exapt.builtin",
     *(
         f"exapt.builtin.{name}"
-        for name in ("heads", "language", "readers", "runlog", "scorers", "strategies", "writers")
+        for name in ("contact", "heads", "language", "readers", "runlog", "scorers", "strategies", "writers")
     ),
     *(f"exapt.cli.{path.stem}" for path in (ROOT / "cli").glob("*.py") if path.stem != "__init__"),
     "exapt.cli",
@@ -41,7 +52,7 @@ LIGHT = {
 ARROWS = (
     {"exapt.errors", "exapt.events"},
     {"exapt.specs", "exapt.hookspecs", "exapt.installed", "exapt.data.labels", "exapt.manifest"},
-    {"exapt.places", "exapt.settings"},
+    {"exapt.places", "exapt.settings", "exapt.builtin.heads"},
     {"exapt.plugins", "exapt.recipe", *(name for name in LIGHT if name.startswith("exapt.builtin."))},
     {"exapt.resolve"},
 )
@@ -158,7 +169,7 @@ def plugin_sources():
 @pytest.mark.parametrize("path", plugin_sources(), ids=lambda path: path.name)
 def test_plugins_import_only_the_public_face(path):
     ours = {module for module in anywhere(path) if module.partition(".")[0] == "exapt"}
-    assert ours <= {"exapt", "exapt.cells", "exapt.parts", "exapt.weights"}
+    assert ours <= {"exapt", "exapt.cells", "exapt.parts", "exapt.pictures", "exapt.structures", "exapt.weights"}
     package = path.stem if "src" not in path.parts else path.parts[path.parts.index("src") + 1]
     others = {module.partition(".")[0] for module in anywhere(path) if module.startswith("exapt_")}
     assert others <= {package}

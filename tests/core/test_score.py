@@ -320,8 +320,20 @@ def test_augmentations_that_do_not_fit_are_refused(augmentation, error, message)
             {"scorers": ()},
             {},
             RecipeError,
-            "'toy' does not say which scorer suits it: name one with --scorer. Installed: log-likelihood, "
-            "masked-marginal, pseudo-log-likelihood, wild-type-marginal.",
+            "'toy' does not say which scorer suits it: name one with --scorer. Those that fit: masked-marginal, "
+            "pseudo-log-likelihood, wild-type-marginal.",
+        ),
+        (
+            {"scorers": (), "objective": None},
+            {},
+            RecipeError,
+            "'toy' has no language model, or was saved without it, and cannot score variants",
+        ),
+        (
+            {"scorers": (), "objective": "values"},
+            {},
+            RecipeError,
+            "'toy' tells hidden values, not how probable tokens are: it cannot score variants",
         ),
         (
             {},
@@ -342,6 +354,18 @@ def test_what_cannot_score_says_so(toy, options, error, message):
     with bases(**toy), pytest.raises(error) as refusal:
         exapt.score(PAIRS, "toy", **options)
     assert str(refusal.value) == message
+
+
+def test_no_pairs_have_no_scores():
+    with bases():
+        assert exapt.score([], "toy") == []
+
+
+@pytest.mark.parametrize("row", ["AC", WILD, (WILD,), (WILD, WILD, WILD), 7, {"wild": WILD, "mutant": WILD}])
+def test_what_is_no_pair_is_refused_with_its_row(row):
+    with bases(), pytest.raises(DataError) as refusal:
+        exapt.score([(WILD, SUBSTITUTED), row], "toy")
+    assert str(refusal.value) == f"pairs row 2: is {row!r}, not a pair of a wild type and a mutant"
 
 
 def test_a_masked_model_needs_a_mask():

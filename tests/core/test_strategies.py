@@ -180,7 +180,7 @@ def test_the_fresh_weights_of_scratch_are_drawn_by_the_seed(trained):
     ("layer", "strategy", "refusal"),
     [
         (0, "lora", "all that the strategies let learn lies above layer 0, which the heads read"),
-        (1, "partial", "all that the strategies let learn lies above layer 1, which the heads read"),
+        (0, "partial", "all that the strategies let learn lies above layer 0, which the heads read"),
         (3, "probe", rf"there is no layer 3: 'esm2:{MODEL}' has layers 0 to 2"),
     ],
 )
@@ -195,6 +195,12 @@ def test_lora_below_a_layer_learns_only_what_the_heads_can_feel(trained, tmp_pat
     learning = {name for name, value in adapted.model.backbone.named_parameters() if value.requires_grad}
     assert learning == {name for name in learning if name.startswith("esm.encoder.layer.0.")} != set()
     assert exapt.load(tmp_path / "one").predict(QUERIES).equals(adapted.predict(QUERIES))
+
+
+def test_partial_below_a_layer_learns_the_top_block_of_those_that_the_heads_feel(trained):
+    adapted = exapt.train(recipe(trained[0], "partial") | {"layer": 1})
+    learning = {name for name, value in adapted.model.backbone.named_parameters() if value.requires_grad}
+    assert learning == {name for name in learning if name.startswith("esm.encoder.layer.0.")} != set()
 
 
 def test_each_layer_gives_the_probe_other_features(trained):

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exapt.api import Adapted, Embedder, compare, embed, load, score, train
+    from exapt.api import Adapted, Embedder, compare, embed, explain, load, scan, score, train
     from exapt.data.files import open_table, open_writer
     from exapt.errors import (
         AdapterError,
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
         WriterSpec,
     )
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 # Names are fetched when first asked for, so that `import exapt`, and with it every plugin and `--help`, stays light.
 _HOMES = {
-    "exapt.api": ("Adapted", "Embedder", "compare", "embed", "load", "score", "train"),
+    "exapt.api": ("Adapted", "Embedder", "compare", "embed", "explain", "load", "scan", "score", "train"),
     "exapt.data.files": ("open_table", "open_writer"),
     "exapt.errors": (
         "AdapterError",
@@ -112,11 +112,13 @@ __all__ = [
     "__version__",
     "compare",
     "embed",
+    "explain",
     "hookimpl",
     "load",
     "open_table",
     "open_writer",
     "options_of",
+    "scan",
     "score",
     "settings_of",
     "train",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +12,18 @@ import numpy as np
 
 from exapt import adapter
 from exapt.building import Tallies, build_augmentations, encode, refuse_mistaken, refuse_too_long, source_of
-from exapt.data.strangers import strangers
 from exapt.data.tables import Examples
 from exapt.device import token_budget
-from exapt.errors import DataError, UnknownClassError
+from exapt.errors import DataError
 from exapt.measuring import predict, score
 from exapt.model import Model
-from exapt.parts import Array, Augmentation, Encoding, Head, Tokenizer
+from exapt.parts import Array, Augmentation, Encoding, Tokenizer
 from exapt.resolve import Resolved
 from exapt.rows import Inputs, Rows
+from exapt.targets import encode_labels
 from exapt.units import (
     answers_of_covered,
+    answers_of_pairs,
     answers_of_seen,
     empty_rows,
     labels_of_covered,
@@ -34,8 +34,6 @@ from exapt.windows import in_windows
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from exapt.data.splits import Split
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,16 @@ class Adapted:
         """
         import pyarrow as pa
 
+        told = tallies or self.tallies()
+        answers = pa.table(self.answer(self.examples(inputs, ids), told))
+        for line in [] if tallies else told.lines():
+            tell(line)
+        return answers
+
+    def examples(self, inputs: Sequence[Any] | Mapping[str, Sequence[Any]], ids: Sequence[str] | None) -> Examples:
+        """Return inputs as examples, numbered from 1 unless they have ids. Raises ``DataError`` for lists of unequal length."""
+        import pyarrow as pa
+
         named = dict(inputs) if isinstance(inputs, Mapping) else {self._only_input(): list(inputs)}
         count = max(map(len, named.values()), default=0)
         ids = list(ids) if ids is not None else [str(number + 1) for number in range(count)]
@@ -92,11 +100,23 @@ class Adapted:
                 raise DataError(f"the input '{name}' has {len(values)} values where another has {count}")
         if named and len(ids) != count:
             raise DataError(f"there are {len(ids)} ids for {count} inputs")
-        told = tallies or self.tallies()
-        answers = pa.table(self.answer(Examples(ids, named, {}, pa.table({})), told))
-        for line in [] if tallies else told.lines():
-            tell(line)
-        return answers
+        return Examples(ids, named, {}, pa.table({}))
+
+    def explain(
+        self,
+        inputs: Sequence[Any] | Mapping[str, Sequence[Any]],
+        ids: Sequence[str] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+        **choice: Any,
+    ) -> pa.Table:
+        """Return how the answer depends on each letter of some inputs, one row for each substitution or position.
+
+        ``choice`` holds what ``exapt.explain`` takes: ``method``, ``head``, ``target``, ``positions``, ``at``, ``input`` and
+        ``probabilities``. Raises ``RecipeError`` for what this adapter cannot be asked.
+        """
+        from exapt.explanation import Choice, explain_examples
+
+        return explain_examples(self, self.examples(inputs, ids), Choice(**choice), tell=tell)
 
     def tallies(self) -> Tallies:
         """Return new tallies of inputs, to be told of together by their ``lines`` once all were answered for."""
@@ -114,7 +134,8 @@ class Adapted:
         return {**known, **self._named(asked), **self.decode(self.outputs(asked.rows), asked.rows)}
 
     def _named(self, asked: Asked) -> dict[str, pa.Array]:
-        answered = {asked.rows.answered[name] for name, head in asked.rows.heads.items() if head.answers == "unit"}
+        of_units = ("unit", "pair")
+        answered = {asked.rows.answered[name] for name, head in asked.rows.heads.items() if head.answers in of_units}
         inputs = [name for name in asked.examples.inputs if name in answered]
         names = {name: names_of_units(self.tokenizer, asked.examples.inputs[name]) for name in inputs}
         columns = {"units" if len(inputs) == 1 else f"{name}.units": column for name, column in names.items()}
@@ -201,6 +222,8 @@ class Adapted:
             encodings = rows.inputs[rows.answered[name]].encodings
             if head.answers == "unit":
                 said = answers_of_covered(head, own, encodings)
+            elif head.answers == "pair":
+                said = answers_of_seen(answers_of_pairs(head, own, encodings), _empty(rows))
             else:
                 said = answers_of_seen(head.decode(own), _empty(rows))
             columns |= {f"{prefix}{column}": values for column, values in said.items()}
@@ -254,40 +277,3 @@ def _groups(examples: Examples, by: str) -> dict[str, Array]:
         raise DataError(f"there is no column '{by}'. The columns are: {', '.join(examples.table.column_names)}.")
     values = np.array([str(value) for value in examples.table[by].to_pylist()])
     return {f"{by}={value}": np.flatnonzero(values == value) for value in np.unique(values)}
-
-
-def encode_labels(
-    rows: Rows, examples: Examples, resolved: Resolved, split: Split | None = None
-) -> dict[str, list[Array]]:
-    """Return each head's targets. Raises ``DataError``, with the row's id and the label's column, for one it cannot take.
-
-    Where the examples are ``split``, it says of classes that stand in later parts alone that no row of train has them.
-    """
-    return {name: _encoded(rows, name, examples, resolved, split) for name in examples.labels}
-
-
-def _encoded(rows: Rows, name: str, examples: Examples, resolved: Resolved, split: Split | None) -> list[Array]:
-    head, lengths, labels = rows.heads[name], rows.lengths(name), examples.labels[name]
-    what, targets = f"label '{resolved.heads[name].label}'", []
-    for label, length, who in zip(labels, lengths, examples.ids, strict=True):
-        try:
-            targets.append(head.encode(label, length))
-        except DataError as error:
-            said = ""
-            if split is not None and isinstance(error, UnknownClassError):
-                said = strangers(_unknown(head, labels, lengths), split, examples.ids)
-            raise DataError(f"{what}: {said}" if said else f"'{who}', {what}: {error}") from None
-    return targets
-
-
-def _unknown(head: Head, labels: Sequence[Any], lengths: Sequence[int]) -> dict[int, str]:
-    """Return the class that a head does not know of each row that has one."""
-    found = {}
-    for row, (label, length) in enumerate(zip(labels, lengths, strict=True)):
-        # Another fault is said of its own row, once the classes are as they should be.
-        with suppress(DataError):
-            try:
-                head.encode(label, length)
-            except UnknownClassError as error:
-                found[row] = error.name
-    return found

@@ -11,23 +11,28 @@ from exapt import device as devices
 from exapt.adapted import Adapted
 from exapt.comparison import Comparison
 from exapt.comparison import compare as _compare
+from exapt.data.residues import Numbering
 from exapt.embedding import Embedder, embed_file
 from exapt.errors import AdapterError, RecipeError, listed
 from exapt.events import Listener
+from exapt.explanation import Choice as Asked
+from exapt.explanation import explain_examples, explain_file, explain_table
 from exapt.manifest import read_manifest
 from exapt.places import BACKBONES, TOKENIZERS, found_here, remembered
 from exapt.plugins import Plugins, overridden, using
 from exapt.recipe import Recipe, read_recipe
 from exapt.resolve import Resolved, resolve
-from exapt.scores import score_file, score_pairs, score_table
+from exapt.scanning import scan_file, scan_sequences, scan_table
+from exapt.scores import score_file, score_pairs, score_rows
 from exapt.scoring import Choice, Scoring
 from exapt.specs import Options, TokenizerSpec, local_paths, settable
 from exapt.training import run
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
-__all__ = ["Adapted", "Comparison", "Embedder", "compare", "embed", "load", "score", "train"]
+__all__ = ["Adapted", "Comparison", "Embedder", "compare", "embed", "explain", "load", "scan", "score", "train"]
 
 
 def train(
@@ -55,10 +60,10 @@ def load(
 ) -> Adapted:
     """Load an adapter, and with it only the plugins that it names.
 
-    ``backbone`` (``FAMILY:FOLDER``) says where the weights stand, if this machine has not seen them yet; ``settings``
-    holds options of the ``tokenizer``: where its files stand, and limits to what it refuses. Raises ``AdapterError`` unless
-    tensors, backbone, tokenizer and answers are those that were saved, and ``RecipeError`` for an option that there is
-    not, or that stays as it was learned.
+    ``backbone`` (``FAMILY:PATH``, a folder or a file) says where the weights stand, if they are not where they were or
+    this machine has not seen them yet; ``settings`` holds options of the ``tokenizer``: where its files stand, and limits
+    to what it refuses. Raises ``AdapterError`` unless tensors, backbone, tokenizer and answers are those that were saved,
+    and ``RecipeError`` for an option that there is not, or that stays as it was learned.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -133,8 +138,8 @@ def _source(folder: Path, manifest: Mapping[str, Any], backbone: str, plugins: P
     source = remembered(BACKBONES, facts["fingerprint"] or facts["architecture"]).get("source", "")
     if not source:
         raise AdapterError(
-            f"'{folder.name}' was learned on the local weights '{facts['name']}', which this machine has not seen: "
-            f"say where they are with --backbone {facts['family']}:FOLDER"
+            f"'{folder.name}' was learned on the local weights '{facts['name']}', which are not where they were, or "
+            f"which this machine has not seen: say where they are with --backbone {facts['family']}:PATH"
         )
     return source
 
@@ -158,19 +163,59 @@ def embed(
     ``exapt.embedding.embed_file``.
     """
     embedder = Embedder.of(backbone, pooling, layer, device, settings)
-    if out is not None:
-        embed_file(embedder, Path(str(inputs)), Path(out), **options)
+    if isinstance(inputs, (str, Path)) and out is not None:
+        embed_file(embedder, Path(inputs), Path(out), **options)
         return None
-    if isinstance(inputs, (str, Path)):
+    if isinstance(inputs, (str, Path)) or out is not None:
         raise TypeError("embed takes a list of inputs, or the path of a table together with out")
     arrays: np.ndarray[Any, Any] | list[np.ndarray[Any, Any]] = embedder.arrays(inputs)
     return arrays
 
 
+def explain(
+    inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | str | Path,
+    adapter: str | Path | Adapted,
+    *,
+    method: str = "mutagenesis",
+    head: str = "",
+    target: str = "",
+    positions: str | Sequence[int] = "",
+    at: int | None = None,
+    input: str = "",  # noqa: A002 - the option's word
+    probabilities: bool = False,
+    out: str | Path | None = None,
+    picture: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "",
+    **table: Any,
+) -> pa.Table | None:
+    """Return how an adapter's answers depend on each letter of some inputs: a list, one list per named input, or a table's path.
+
+    ``method`` is ``mutagenesis``, for the effect of each substitution, or ``gradient``, for gradient x input. ``head``,
+    ``target`` and ``input`` say what is explained where there are several, ``positions`` (``"5-40,57"``, from 1) what
+    varies, and ``at`` the position whose answer is explained; ``probabilities`` are explained in place of logits.
+    ``picture`` is a heat map's file or, of several inputs, a folder. Of a path, ``table`` holds the options of
+    ``exapt.explanation.explain_file``; with ``out`` the table goes to that file and None is returned.
+    """
+    adapted = adapter if isinstance(adapter, Adapted) else load(adapter, device=device)
+    choice = Asked(method, head, target, positions, at, input, probabilities)
+    shown: dict[str, Any] = {"picture": picture, "overwrite": overwrite}
+    if isinstance(inputs, (str, Path)):
+        if out is None:
+            return explain_table(adapted, Path(inputs), choice, **shown, **table)
+        explain_file(adapted, Path(inputs), Path(out), choice, **shown, **table)
+        return None
+    if out is not None:
+        raise TypeError("explain takes a list of inputs, or the path of a table together with out")
+    return explain_examples(adapted, adapted.examples(inputs, None), choice, **shown, **table)
+
+
 def score(
-    variants: Sequence[tuple[str, str]] | str | Path,
+    variants: Sequence[tuple[Any, Any]] | str | Path,
     backbone: str | Adapted,
     *,
+    structure: str | Path = "",
+    numbering: Numbering = "file",
     scorer: str = "",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     average: Sequence[str] = (),
@@ -184,15 +229,17 @@ def score(
 
     ``variants`` are pairs of a wild type and a mutant, or the path of a table, for which ``table`` holds the options of
     ``exapt.scores.score_file``, such as ``reference``. Above 0 the model expects the mutant more, in natural logarithms;
-    a row that cannot have a score has None. ``settings`` holds options of the ``scorer``, the ``backbone`` and the
-    ``tokenizer``. With ``out`` everything streams from file to file and None is returned.
+    a row that cannot have a score has None. ``settings`` holds options of the ``scorer``, the ``backbone``, the
+    ``tokenizer`` and the ``reader``. With ``out`` everything streams from file to file and None is returned.
+
+    Variants of structures are of those in the file or folder ``structure``, with positions by ``numbering``: ``file`` or
+    ``index``. Without it, the path of structures gives a list of the mean log-likelihoods of their own sequences; the file
+    ``out`` also holds ids, perplexity and recovery.
     """
-    choice = Choice(scorer, settings or {}, average, context, precision)
-    scoring = (
-        Scoring.of(backbone, choice, device)
-        if isinstance(backbone, str)
-        else Scoring.of_adapter(backbone, choice, device)
-    )
+    alone = isinstance(variants, (str, Path)) and not structure
+    place = Path(structure) if structure else None
+    choice = Choice(scorer, settings or {}, average, context, precision, place, numbering, alone)
+    scoring = _scoring(backbone, choice, device)
     if not isinstance(variants, (str, Path)):
         return score_pairs(scoring, variants)
     if table.get("reference"):
@@ -200,7 +247,48 @@ def score(
     if out is not None:
         score_file(scoring, Path(variants), Path(out), **table)
         return None
-    return [value for batch in score_table(scoring, Path(variants), **table) for value in batch["score"].to_pylist()]
+    column = "log_likelihood" if scoring.alone else "score"
+    return [value for batch in score_rows(scoring, Path(variants), **table) for value in batch[column].to_pylist()]
+
+
+def _scoring(backbone: str | Adapted, choice: Choice, device: str) -> Scoring:
+    if isinstance(backbone, str):
+        return Scoring.of(backbone, choice, device)
+    return Scoring.of_adapter(backbone, choice, device)
+
+
+def scan(
+    sequences: Sequence[str] | Mapping[str, str] | str | Path,
+    backbone: str | Adapted,
+    *,
+    positions: str | Sequence[int] = "",
+    picture: str | Path | None = None,
+    scorer: str = "",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    average: Sequence[str] = (),
+    context: int | None = None,
+    precision: str = "fp32",
+    out: str | Path | None = None,
+    device: str = "",
+    **table: Any,
+) -> pa.Table | None:
+    """Return the score of every substitution of some sequences: a list, a mapping by id, or the path of a table.
+
+    The columns are id, position (from 1), wild_type, mutant, mutation (A23G) and score, as ``score`` gives it.
+    ``positions`` (``"10-40,57"``) limits the scan; ``picture`` is a heat map's file or, of several sequences, a folder.
+    The choices are those of ``score``; ``table`` holds the options of ``exapt.scanning.scan_sequences`` or, of a path, of
+    ``exapt.scanning.scan_file``, such as ``tell=print``, which alone hears of positions that are left out and of rows
+    without a score. With ``out`` the table goes to that file and None is returned.
+    """
+    choice = Choice(scorer, settings or {}, average, context, precision)
+    scoring = _scoring(backbone, choice, device)
+    shown: dict[str, Any] = {"positions": positions, "picture": Path(picture) if picture else None}
+    if out is not None:
+        scan_file(scoring, Path(sequences) if isinstance(sequences, str) else sequences, Path(out), **shown, **table)
+        return None
+    if isinstance(sequences, (str, Path)):
+        return scan_table(scoring, Path(sequences), **shown, **table)
+    return scan_sequences(scoring, sequences, **shown, **table)
 
 
 def compare(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +35,8 @@ from exapt.specs import Windowed
 
 # Fewer letters than this, however they fall, say nothing of what kind of sequence they come from.
 _ENOUGH_LETTERS = 60
+# Bytes of encodings that are remembered: those of all substitutions of a protein, at the least.
+_REMEMBERED = 1 << 25
 
 
 def build(chosen: Chosen, *arguments: Any) -> Any:
@@ -123,6 +127,7 @@ def build_model(
         raise RecipeError(
             f"training.recompute needs a backbone that runs block by block; '{resolved.recipe.backbone.name}' does not"
         )
+    backbone.layer = resolved.recipe.layer
     weights = {name: head.weight for name, head in resolved.heads.items()}
     model = Model(backbone, heads, weights, resolved.recipe.layer)
     rates = apply_strategies(model, strategies)
@@ -202,10 +207,40 @@ def encode_one(tokenizer: Tokenizer, value: Any, name: str, backbone: Chosen, re
         raise _failed(reads, f"fails on '{name}'", error) from error
 
 
+def remembering(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a copy of a tokenizer that encodes a sequence once, however often it is asked for within a short time."""
+    known: OrderedDict[str, Encoding] = OrderedDict()
+    held = 0
+
+    def encode(value: Any) -> Encoding:
+        nonlocal held
+        if not isinstance(value, str):
+            return tokenizer.encode(value)
+        found = known.get(value) or tokenizer.encode(value)
+        if value not in known:
+            held += _size(found)
+        known[value] = found
+        known.move_to_end(value)
+        while held > _REMEMBERED:
+            held -= _size(known.popitem(last=False)[1])
+        # Whoever asked may write into what it got.
+        arrays = {name: array.copy() for name, array in found.arrays.items()}
+        return Encoding(arrays, found.pads, found.spans, found.length, found.unknown)
+
+    own = copy(tokenizer)
+    # On the copy alone, which stays of the tokenizer's own class: a scorer may know what its tokenizer can do.
+    setattr(own, "encode", encode)  # noqa: B010
+    return own
+
+
+def _size(encoding: Encoding) -> int:
+    return encoding.spans.nbytes + sum(array.nbytes for array in encoding.arrays.values())
+
+
 def refuse_mistaken(tokenizer: Tokenizer, values: Sequence[Any], family: str) -> None:
     """Raise ``DataError`` if all the letters there are belong to another kind of sequence, such as DNA given for protein."""
     texts = [value for value in values if isinstance(value, str)]
-    letters = {letter.upper() for text in texts for letter in set(text)}
+    letters = {letter.upper() for text in set(texts) for letter in set(text)}
     if sum(map(len, texts)) < _ENOUGH_LETTERS:
         return
     for kind, theirs in tokenizer.mistaken_for.items():

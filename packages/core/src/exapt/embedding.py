@@ -80,6 +80,7 @@ class Embedder:
             raise RecipeError('an embedding is of the whole input: use backbone windows = "pool"')
         tokenizer, model, where = build_tokenizer(reads), build_backbone(chosen), devices.choose(device)
         last = len(model.blocks())
+        layer = model.features_layer if layer == -1 else layer
         if not -1 <= layer <= last:
             raise RecipeError(f"there is no layer {layer}: '{backbone}' has layers 0 to {last}")
         info = chosen.offer.info

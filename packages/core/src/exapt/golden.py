@@ -15,6 +15,8 @@ from exapt.errors import AdapterError
 from exapt.model import MicroBatch, Model
 from exapt.parts import Array, Encoding, Tokenizer
 
+_PAIRED = 16
+"""Units among which pairs are kept: all pairs of a long probe would be most of the manifest."""
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 
 
@@ -29,6 +31,8 @@ def probe(model: Model, tokenizer: Tokenizer, probes: Sequence[Any], inputs: Seq
     for value in probes:
         encoding = tokenizer.encode(value)
         for name, output in _answer(model, encoding, inputs).items():
+            if model.head(name).answers == "pair":
+                output = output[:, :_PAIRED, :_PAIRED]
             outputs[name].append([float(f"{number:.8g}") for number in output.ravel()])
     model.precision = precision
     return outputs

@@ -13,6 +13,7 @@ from exapt.building import Tallies, build_tokenizer, encode
 from exapt.data.files import table_sha256
 from exapt.data.homology import Floats, Rows
 from exapt.data.leakage import Leakage, bands, leakage
+from exapt.data.partners import partners
 from exapt.data.relatives import Relatives, rule_of
 from exapt.data.sharing import sharing
 from exapt.data.splits import Split, split
@@ -100,8 +101,11 @@ def read_table(resolved: Resolved) -> Table:
     facts: dict[str, Any] = {"file": Path(options.path).name, "sha256": table_sha256(options.path, options.format)}
     if options.labels:
         facts |= {"labels_file": Path(options.labels).name, "labels_sha256": table_sha256(options.labels)}
+    if options.masks:
+        facts |= {"masks_file": Path(options.masks).name, "masks_sha256": table_sha256(options.masks)}
     facts["rows"] = {part: len(moved[part]) for part in PARTS}
     notes = [*report.lines(), *blank, *parts.notes, *_sharing(resolved, examples, parts)]
+    notes += [line for names in _unordered(resolved) for line in partners(examples, parts, names)]
     notes += relatives.ambiguous() if relatives else ()
     if relatives and families is not None:
         notes.append(relatives.noted(families))
@@ -156,6 +160,12 @@ def _sharing(resolved: Resolved, examples: Examples, parts: Split) -> list[str]:
     return sharing(
         options, examples, parts, 'split.group = "{}"' + (" in place of split.column" if options.column else "")
     )
+
+
+def _unordered(resolved: Resolved) -> list[tuple[str, ...]]:
+    """Return the pairs of inputs that heads read as the same in both orders."""
+    symmetric = (head.options for head in resolved.heads.values() if getattr(head.options, "join", "") == "symmetric")
+    return list(dict.fromkeys(tuple(getattr(options, "inputs", ())) for options in symmetric))
 
 
 def _relatives(resolved: Resolved, examples: Examples) -> Relatives | None:

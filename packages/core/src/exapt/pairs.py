@@ -17,7 +17,9 @@ from exapt.resolve import Chosen
 
 # A window is widened this often, to what the number of its tokens leaves room for.
 _WIDENED = 3
-_TOO_LONG = "more tokens than the model takes"
+_SKIP = "leave such rows without a score with --skip-incomparable"
+TOO_LONG = "more tokens than the model takes"
+"""Why rows that the model has no room for have no score."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Pairs:
     views: tuple[Augmentation, ...] = ()
     context: int | None = None
 
-    def of(self, variant: Variant, tallies: Tallies | None = None) -> list[tuple[Any, Any]]:
+    def of(self, variant: Any, tallies: Tallies | None = None) -> list[tuple[Any, Any]]:
         """Return wild type and mutant, cut to what the model takes, and every view of the two.
 
         Raises ``UnscorableError``, with the variant, for letters that the model cannot read, for what it has no room for
@@ -44,13 +46,27 @@ class Pairs:
         pairs = self._viewed(where, self._window(variant))
         encodings = [(self._encode(where, wild), self._encode(where, mutant)) for wild, mutant in pairs]
         if tallies is not None:
-            for what, value, encoding in zip(("wild type", "mutant"), pairs[0], encodings[0], strict=True):
-                tallies.count(what, [value], [encoding])
+            self._count(tallies, pairs[0], encodings[0])
         for wild, mutant in encodings:
             _refuse_alike(where, self.tokenizer, wild, mutant)
+        if self._swaps_unknown(where, pairs[0], encodings[0]):
+            raise _unknown_letters(where)
         return pairs
 
-    def check_room(self, variant: Variant) -> None:
+    def _swaps_unknown(self, where: str, pair: tuple[Any, Any], encodings: tuple[Encoding, Encoding]) -> bool:
+        """Return whether an unknown letter goes and another comes, so that there are as many in the mutant."""
+        wild, mutant = pair
+        if not encodings[0].unknown or not isinstance(wild, str) or len(wild) != len(mutant):
+            return False
+        differ = [place for place, (one, other) in enumerate(zip(wild, mutant, strict=True)) if one != other]
+        halfway = (mutant[:place] + wild[place:] for place in differ[1:])
+        return any(self._encode(where, text).unknown != encodings[0].unknown for text in halfway)
+
+    def _count(self, tallies: Tallies, pair: tuple[Any, Any], encodings: tuple[Encoding, Encoding]) -> None:
+        for what, value, encoding in zip(("wild type", "mutant"), pair, encodings, strict=True):
+            tallies.count(what, [value], [encoding])
+
+    def check_room(self, variant: Any) -> None:
         """Raise what ``of`` would for a variant that the model has no room for; reads it only where it may be too long."""
         grown = sum(max(0, len(edit.alt) - len(edit.ref)) for edit in variant.edits)
         least = variant.stop - variant.start + grown + 2 * (self.context or 0)
@@ -58,7 +74,7 @@ class Pairs:
         if self.limit is not None and 2 * least > self.limit:
             self._window(variant)
 
-    def _viewed(self, where: str, pair: tuple[str, str]) -> list[tuple[Any, Any]]:
+    def _viewed(self, where: str, pair: tuple[Any, Any]) -> list[tuple[Any, Any]]:
         pairs: list[tuple[Any, Any]] = [pair]
         for augmentation in self.views:
             wild, mutant = (augmentation.views(value) for value in pair)
@@ -70,7 +86,7 @@ class Pairs:
             pairs += [(one.value, other.value) for one, other in zip(wild, mutant, strict=True)]
         return pairs
 
-    def _window(self, variant: Variant) -> tuple[str, str]:
+    def _window(self, variant: Any) -> tuple[Any, Any]:
         if self.context is not None:
             return self._around(variant, self.context)
         if self.limit is not None:
@@ -80,7 +96,8 @@ class Pairs:
                 f"'{self.name}' takes inputs of any length: say with --context how many letters to keep on each side "
                 "of a variant"
             )
-        return variant.alleles(0, len(variant.letters))
+        whole: tuple[str, str] = variant.alleles(0, len(variant.letters))
+        return whole
 
     def _widest(self, variant: Variant, limit: int) -> tuple[str, str]:
         """Return the alleles with as much around them as makes no more than ``limit`` tokens."""
@@ -109,7 +126,7 @@ class Pairs:
         return UnscorableError(
             f"{variant.where}: what lies between the letters that change makes {tokens:,} tokens; '{self.name}' takes at "
             f"most {limit:,}",
-            _TOO_LONG,
+            TOO_LONG,
         )
 
     def _read(self, variant: Variant, room: int) -> tuple[tuple[str, str], int]:
@@ -134,7 +151,7 @@ class Pairs:
         return UnscorableError(
             f"{variant.where}: {context:,} letters on each side of the variant make {tokens:,} tokens; '{self.name}' "
             f"takes at most {limit:,}: the largest --context that fits is {fits:,}",
-            _TOO_LONG,
+            TOO_LONG,
         )
 
     def _tokens(self, where: str, pair: tuple[str, str]) -> int:
@@ -160,24 +177,30 @@ def _centred(variant: Variant, room: int) -> tuple[int, int]:
 
 def _refuse_alike(where: str, tokenizer: Tokenizer, wild: Encoding, mutant: Encoding) -> None:
     """Raise ``IncomparableError`` for a change that the model does not see, or sees as one to or from an unknown token."""
-    skip = "leave such rows without a score with --skip-incomparable"
     if all(np.array_equal(array, mutant.arrays[name]) for name, array in wild.arrays.items()):
         raise IncomparableError(
-            f"{where}: the model reads the wild type and the mutant alike; {skip}",
+            f"{where}: the model reads the wild type and the mutant alike; {_SKIP}",
             "a wild type and a mutant that the model reads alike",
         )
-    if tokenizer.ids in wild.arrays and _unknown_change(tokenizer, wild, mutant):
-        raise IncomparableError(
-            f"{where}: the model does not know the letters that change, or what they change into; {skip}",
-            "letters that change and that the model does not know",
-        )
+    ids = tokenizer.ids in wild.arrays
+    if wild.unknown != mutant.unknown or (ids and _unknown_change(tokenizer, wild, mutant)):
+        raise _unknown_letters(where)
+
+
+def _unknown_letters(where: str) -> IncomparableError:
+    return IncomparableError(
+        f"{where}: the model does not know the letters that change, or what they change into; {_SKIP}",
+        "letters that change and that the model does not know",
+    )
 
 
 def _unknown_change(tokenizer: Tokenizer, wild: Encoding, mutant: Encoding) -> bool:
     """Return whether one of the two has tokens for unknown letters that the other does not have."""
-    (before, unknown), (after, unknown_too) = (_unknown(tokenizer, encoding) for encoding in (wild, mutant))
     if np.array_equal(wild.spans, mutant.spans):
-        return bool(((before != after) & (unknown | unknown_too)).any())
+        before, after = (encoding.arrays[tokenizer.ids] for encoding in (wild, mutant))
+        changed = np.flatnonzero((before != after) & (wild.spans[:, 0] != NO_UNIT)).tolist()
+        return any(int(ids[place]) in tokenizer.special for place in changed for ids in (before, after))
+    (before, unknown), (after, unknown_too) = (_unknown(tokenizer, encoding) for encoding in (wild, mutant))
     return not np.array_equal(np.sort(before[unknown]), np.sort(after[unknown_too]))
 
 

@@ -57,7 +57,7 @@ _UNKNOWN_HOOK = re.compile(r"unknown hook '(\w+)'")
 _UNKNOWN_ARGUMENT = re.compile(r"for hook '(\w+)'.*Argument\(s\) \{'(\w+)'")
 
 # Built-ins arrive by the same hooks as anyone's, and always, whatever EXAPT_PLUGINS says.
-_BUILTINS = ("heads", "language", "readers", "runlog", "scorers", "strategies", "writers")
+_BUILTINS = ("contact", "heads", "language", "readers", "runlog", "scorers", "strategies", "writers")
 
 
 @dataclass(frozen=True)

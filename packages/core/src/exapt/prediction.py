@@ -19,14 +19,17 @@ from exapt.builtin._writers import csv_rows
 from exapt.data.files import open_writer, reader_of, table_sha256
 from exapt.data.leakage import Leakage, band_of
 from exapt.data.leakage import leakage as compare_rows
+from exapt.data.mutants import told_wild_type
 from exapt.data.relatives import Relatives, rule_of
 from exapt.data.splits import PARTS, by_column
 from exapt.data.tables import Examples, read_examples, stream_examples
 from exapt.errors import DataError
+from exapt.plugins import current
 from exapt.recipe import DataOptions
 from exapt.units import column_of
 
 _CHUNK = 1024
+_CHUNK_OF_PAIRS = 32
 _IDENTITY = "identity"
 
 
@@ -37,33 +40,63 @@ def data_options(
     id_: str | None = None,
     *,
     labels: str = "",
+    masks: str = "",
     reader: str = "",
     settings: Mapping[str, Any] | None = None,
+    mutations: str = "",
+    wild_type: str = "",
 ) -> DataOptions:
     """Return how to read new data: with the columns that were learned from, unless others are named.
 
-    ``labels`` is a second table, ``reader`` the reader of the first where its suffix does not tell; ``settings`` are put
-    over the options of the reader that was learned with.
+    ``labels`` and ``masks`` are tables of their own, ``reader`` is the reader of the first where its suffix does not tell;
+    ``settings`` are put over the options of the reader that was learned with. ``mutations`` and ``wild_type`` take the
+    place of what the adapter's own inputs are made of.
     Raises ``DataError`` if one column is named for an adapter that reads several inputs.
     """
     learned = adapted.resolved.recipe.data
-    inputs = dict(learned.inputs)
     known = reader_of(path, reader).options.model_fields if learned.reader else {}
     options = {key: value for key, value in learned.reader.items() if key in known} | dict(settings or {})
-    if input_:
-        if len(inputs) > 1:
-            raise DataError(f"this adapter reads several inputs, {', '.join(inputs)}; --input names one column only")
-        inputs = dict.fromkeys(inputs, input_)
     # The column of ids is a matter of each table; the one that was learned from need not be there.
-    return DataOptions(
+    given = DataOptions(
         path=str(path),
         format=reader,
         reader=options,
-        inputs=inputs,
+        inputs=_named(learned, input_),
         id=id_ or "",
         labels=labels,
+        masks=masks,
+        # One in a table of masks is nothing to look for where there is no such table.
+        mask=learned.mask if masks or not learned.masks else "",
         missing_labels=learned.missing_labels,
+        **_made(learned, mutations, wild_type),
     )
+    given = told_wild_type(given, current())
+    return given.model_copy(update={"inputs": {name: given.inputs[name] for name in learned.inputs}})
+
+
+def _named(learned: DataOptions, column: str | None) -> dict[str, str]:
+    """Return the inputs that stand in columns of their own, the only one of them in ``column`` if that is named."""
+    inputs = {name: of for name, of in learned.inputs.items() if name not in learned.made}
+    if column and len(inputs) != 1:
+        several = ", ".join(learned.inputs)
+        raise DataError(f"this adapter reads several inputs, {several}; --input names one column only")
+    return dict.fromkeys(inputs, column) if column else inputs
+
+
+def _made(learned: DataOptions, mutations: str, wild_type: str) -> dict[str, str]:
+    """Return of what an adapter's inputs are made, by the keys of a recipe's data."""
+    for key, given in (("mutations", mutations), ("wild_type", wild_type)):
+        if given and not getattr(learned, key):
+            raise DataError(
+                f"this adapter reads {', '.join(learned.inputs)}, and makes nothing of {key.replace('_', ' ')}: leave "
+                f"--{key.replace('_', '-')} out"
+            )
+    return {
+        "mutations": mutations or learned.mutations,
+        "wild_type": wild_type or learned.wild_type,
+        # What was learned with was seen by the table of then.
+        "wild_type_is": "" if wild_type else learned.wild_type_is,
+    }
 
 
 def predict_file(
@@ -76,6 +109,8 @@ def predict_file(
     id_: str | None = None,
     reader: str = "",
     settings: Mapping[str, Any] | None = None,
+    mutations: str = "",
+    wild_type: str = "",
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> int:
@@ -83,8 +118,9 @@ def predict_file(
 
     Without ``out`` the answers go to stdout as CSV. At the end, ``tell`` hears what there is to note of the rows.
     """
-    options = data_options(adapted, path, input_, id_, reader=reader, settings=settings)
-    chunks = stream_examples(path, options, _CHUNK, tell)
+    made = {"mutations": mutations, "wild_type": wild_type}
+    options = data_options(adapted, path, input_, id_, reader=reader, settings=settings, **made)
+    chunks = stream_examples(path, options, _chunk(adapted), tell)
     tallies = Tallies(adapted.tokenizer)
     about = {"source": path, "answers": "prediction", "names": adapted.tasks, "facts": _facts(adapted, options)}
     writing = open_writer(out, format_, overwrite=overwrite, about=about) if out else nullcontext(Stdout())
@@ -98,6 +134,12 @@ def predict_file(
     for line in lines:
         tell(line)
     return rows
+
+
+def _chunk(adapted: Adapted) -> int:
+    # Of a long input, all pairs of units are held together until they are put into words.
+    pairs = any(adapted.model.head(name).answers == "pair" for name in adapted.model.heads)
+    return _CHUNK_OF_PAIRS if pairs else _CHUNK
 
 
 def _facts(adapted: Adapted, options: DataOptions) -> dict[str, Any]:
@@ -135,8 +177,11 @@ def evaluate_file(
     input_: str | None = None,
     id_: str | None = None,
     labels: str = "",
+    masks: str = "",
     reader: str = "",
     settings: Mapping[str, Any] | None = None,
+    mutations: str = "",
+    wild_type: str = "",
     against: Path | None = None,
     leakage: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
@@ -147,7 +192,9 @@ def evaluate_file(
     """
     if (leakage and not against) or (by and against):
         raise DataError("--leakage needs --against" if leakage and not against else "give --by or --against, not both")
-    options = data_options(adapted, path, input_, id_, labels=labels, reader=reader, settings=settings)
+    made = {"mutations": mutations, "wild_type": wild_type}
+    made |= {"labels": labels, "masks": masks}
+    options = data_options(adapted, path, input_, id_, reader=reader, settings=settings, **made)
     examples, report = read_examples(options, adapted.resolved.labels, per_unit=adapted.resolved.per_unit)
     notes = report.lines()
     if part:
@@ -187,7 +234,9 @@ def _compared(adapted: Adapted, examples: Examples, against: Path, options: Data
     kind = adapted.resolved.backbone.offer.spec.modality
     if kind not in ("dna", "protein"):
         raise DataError(f"--against compares sequences of DNA or protein, but '{adapted.name}' reads {kind}")
-    learned = options.model_copy(update={"path": str(against), "format": "", "id": "", "labels": ""})
+    learned = options.model_copy(
+        update={"path": str(against), "format": "", "id": "", "labels": "", "masks": "", "mask": ""}
+    )
     train, _ = read_examples(learned, {}, keep_labels=False)
     inputs = {name: [*train.inputs[name], *values] for name, values in examples.inputs.items()}
     rule = rule_of(adapted.resolved.recipe.split, kind)

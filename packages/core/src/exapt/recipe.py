@@ -17,6 +17,8 @@ from exapt.specs import Options
 M = TypeVar("M", bound=BaseModel)
 
 _HEAD_NAME = re.compile(r"[A-Za-z0-9_-]+")
+MUTANT, WILD_TYPE = "mutant", "wild_type"
+"""The inputs that are made of mutations."""
 
 
 class DataOptions(Options):
@@ -30,13 +32,61 @@ class DataOptions(Options):
         description="Name of each input and the column that holds it; a lone column name does, and for a backbone of "
         "cells or structures none is needed.",
     )
+    mutations: str = Field(
+        "",
+        description="Column of mutations, such as A23G:K41R or WT: with wild_type it makes the inputs mutant and wild_type.",
+    )
+    wild_type: str = Field(
+        "",
+        description="Wild type, as the input wild_type: its column, a FASTA file with one sequence, or the sequence itself, in "
+        "capitals.",
+    )
+    wild_type_is: Literal["", "column", "sequence", "file"] = Field(
+        "",
+        description="What wild_type is: a column, the sequence itself, or that of a file; empty to see by the table.",
+    )
     id: str = Field("", description="Column of ids; empty for a column 'id' if there is one, else row numbers.")
     labels: str = Field(
         "", description="Second table with the labels, joined by id; empty if they stand beside the inputs."
     )
+    masks: str = Field(
+        "",
+        description="Table of masks, joined by id: which units count, 0 or 1 for each; FASTA, or a column 'mask' of any.",
+    )
+    mask: str = Field("", description="Column of the masks, in their own table or, without one, beside the labels.")
     missing_labels: Literal["error", "drop"] = Field(
         "error", description="What to do with rows without a label: refuse the table, or drop and count them."
     )
+
+    @property
+    def made(self) -> dict[str, str]:
+        """The inputs that core makes, and what of: ``mutant`` of the column of mutations, ``wild_type`` of what is said of it."""
+        told = {MUTANT: self.mutations, WILD_TYPE: self.wild_type}
+        return {name: of for name, of in told.items() if of}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_made(cls, given: Any) -> Any:
+        """Put the inputs that core makes beside those that are named; without any other there is no 'sequence'."""
+        if not isinstance(given, Mapping) or not (given.get("mutations") or given.get("wild_type")):
+            return given
+        if not given.get("wild_type"):
+            raise ValueError(
+                "mutations need their wild type: name it as wild_type, which is a column, a FASTA file with one sequence, "
+                "or the sequence itself"
+            )
+        made = {WILD_TYPE: given["wild_type"]}
+        if given.get("mutations"):
+            made = {MUTANT: given["mutations"], **made}
+        named = given.get("inputs", {} if MUTANT in made else {"sequence": "sequence"})
+        if not isinstance(named, Mapping):
+            return given
+        for name in made:
+            if named.get(name, made[name]) != made[name]:
+                raise ValueError(
+                    f"inputs names '{name}', which is made of mutations and wild_type: leave it out of inputs"
+                )
+        return {**given, "inputs": {**named, **made}}
 
     @field_validator("inputs")
     @classmethod
@@ -207,7 +257,9 @@ class Recipe(Options):
     split: SplitOptions = Field(SplitOptions(), description="Train, valid and test.")
     backbone: Component = Field(description="Pretrained model: a checkpoint, or FAMILY:PATH_OR_REPO.")
     layer: int = Field(
-        -1, description="Layer whose features the heads read: 0 embeddings, n after block n, -1 the last."
+        -1,
+        description="Layer whose features the heads read: 0 embeddings, n after block n, -1 the last, or the one that the "
+        "backbone offers as its features.",
     )
     tokenizer: Component | None = Field(None, description="Tokenizer; the backbone's own if it is not named.")
     heads: dict[str, HeadChoice] = Field(min_length=1, description="The questions, by name.")

@@ -73,7 +73,7 @@ class Resolved:
 
     @property
     def folder(self) -> str:
-        """The local folder that holds the backbone's weights, or nothing where they have a name on every machine."""
+        """The local folder or file of the backbone's weights, or nothing where they have a name on every machine."""
         return weights_folder(self.checkpoint, self.backbone.options)
 
     @property
@@ -83,8 +83,8 @@ class Resolved:
 
     @property
     def per_unit(self) -> frozenset[str]:
-        """The heads whose labels are of units."""
-        return frozenset(name for name in self.labels if self.heads[name].offer.spec.answers == "unit")
+        """The heads whose labels are of units, or of pairs of them."""
+        return frozenset(name for name in self.labels if self.heads[name].offer.spec.answers in ("unit", "pair"))
 
     @property
     def answered(self) -> dict[str, str]:
@@ -120,7 +120,7 @@ class Resolved:
         Folders are written as their last name: where they stand is a matter of one machine.
         """
         recipe = self.recipe.model_dump(mode="json")
-        recipe["data"] |= {key: Path(recipe["data"][key]).name for key in ("path", "labels")}
+        recipe["data"] |= {key: Path(recipe["data"][key]).name for key in ("path", "labels", "masks")}
         recipe["start"] = Path(recipe["start"]).name
         recipe["backbone"] = portable(self.backbone.as_component(self.recipe.backbone.name), self.folder)
         recipe["tokenizer"] = portable(self.tokenizer.as_component(self._tokenizer_name), self.folder)
@@ -151,13 +151,13 @@ def column_name(label: str | tuple[str, ...]) -> str:
 
 
 def weights_folder(checkpoint: Checkpoint | None, options: Options) -> str:
-    """Return the local folder that holds a backbone's weights, or nothing where they have a name on every machine."""
+    """Return the local folder or file of a backbone's weights, or nothing where they have a name on every machine."""
     source = "" if checkpoint else getattr(options, "source", "")
-    return source if source and Path(source).is_dir() else ""
+    return source if source and Path(source).exists() else ""
 
 
 def portable(component: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Return a component that names the local ``folder``, if it does, by the folder's last name only."""
+    """Return a component that names the local ``folder`` (or file), if it does, by its last name only."""
     if not folder or component.get("source") != folder:
         return component
     short = Path(folder).resolve().name
@@ -175,7 +175,9 @@ def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
     if recipe.tokenizer is None or not recipe.tokenizer.name:
         named = Component(name=_own_tokenizer(model[0].offer, plugins))
         recipe = recipe.model_copy(update={"tokenizer": named})
+    recipe = recipe.model_copy(update={"data": _with_wild_type(recipe.data, model[0], plugins)})
     heads = {name: _head(plugins, name, head, tuple(recipe.data.inputs)) for name, head in recipe.heads.items()}
+    recipe = recipe.model_copy(update={"data": _without_unread(recipe.data, heads)})
     strategies = tuple(
         _choose(plugins.get(StrategySpec, named.name), named, f"strategies.{place}")
         for place, named in enumerate(recipe.strategies)
@@ -198,6 +200,28 @@ def read_by(data: DataOptions, accepts: str) -> DataOptions:
         return data
     column = data.inputs["sequence"] if "inputs" in data.model_fields_set else accepts
     return data.model_copy(update={"inputs": {accepts: column}})
+
+
+def _with_wild_type(data: DataOptions, backbone: Chosen, plugins: Plugins) -> DataOptions:
+    if not data.made:
+        return data
+    if backbone.offer.spec.accepts != "sequence":
+        raise RecipeError(
+            f"data.{'mutations' if data.mutations else 'wild_type'} is of sequences; '{backbone.offer.spec.name}' reads a "
+            f"{backbone.offer.spec.accepts}"
+        )
+    # Only where there is a wild type is there anything to import.
+    from exapt.data.mutants import told_wild_type
+
+    return told_wild_type(data, plugins)
+
+
+def _without_unread(data: DataOptions, heads: Mapping[str, ChosenHead]) -> DataOptions:
+    """Return how to read data without those inputs that core would make for no head: a model would read them in vain."""
+    every = tuple(data.inputs)
+    read = {name for head in heads.values() for name in getattr(head.options, "inputs", ()) or every}
+    kept = {name: column for name, column in data.inputs.items() if name in read or name not in data.made}
+    return data.model_copy(update={"inputs": kept}) if kept else data
 
 
 def resolve_backbone(
@@ -275,9 +299,10 @@ def _check_windows(backbone: Chosen, heads: Mapping[str, ChosenHead], recipe: Re
     options = backbone.options
     if not isinstance(options, Windowed) or options.windows != "score":
         return
-    per_unit = [name for name, head in heads.items() if head.offer.spec.answers == "unit"]
-    if per_unit:
-        raise RecipeError(f"head '{per_unit[0]}' answers for each unit: use backbone windows = \"pool\"")
+    for name, head in heads.items():
+        if head.offer.spec.answers in ("unit", "pair"):
+            each = "each unit" if head.offer.spec.answers == "unit" else "pairs of units"
+            raise RecipeError(f"head '{name}' answers for {each}: use backbone windows = \"pool\"")
     if len(recipe.data.inputs) > 1:
         raise RecipeError('windows of several inputs do not belong together: use backbone windows = "pool"')
 
@@ -298,7 +323,18 @@ def _with_engine(recipe: Recipe, modality: str) -> Recipe:
     return recipe.model_copy(update={"split": options.model_copy(update={"engine": engine})})
 
 
+def _check_masks(data: DataOptions, heads: Mapping[str, ChosenHead]) -> None:
+    of_units = [name for name, head in heads.items() if head.offer.spec.answers in ("unit", "pair")]
+    if (data.masks or data.mask) and not of_units:
+        key = "masks" if data.masks else "mask"
+        raise RecipeError(
+            f"data.{key} says which units count, and no head learns from labels of units: leave it out, or ask with "
+            "a head such as position-classification"
+        )
+
+
 def _check_inputs(recipe: Recipe, heads: Mapping[str, ChosenHead]) -> None:
+    _check_masks(recipe.data, heads)
     known = set(recipe.data.inputs)
     for name, head in heads.items():
         wanted = getattr(head.options, "inputs", ())

@@ -136,9 +136,13 @@ class ReaderSpec(Spec):
     """File name endings, with the dot; ``.gz`` after them is core's business."""
     build: Callable[[Any, Path], Reader]
     members: tuple[str, ...] = ()
-    """Names of files, any one of which tells that the folder that holds it is a table of this format."""
+    """Names of files, or patterns such as ``*.pdb``, in either case: a folder with one of them is a table of this format."""
     files: Callable[[Path], Iterable[Path]] | None = None
     """``files(path)`` gives all files that a table consists of; without it, these are the file, or all of a folder."""
+    letters: str = ""
+    """Column of texts: where the format holds labels or masks of units, one letter for each, it is the column ``label`` or
+    ``mask``.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +209,10 @@ class HeadSpec(Spec):
     infer: Callable[[Any, Sequence[Any]], Any] = field(default=lambda options, labels: options)
     columns: str = ""
     """Option that takes the names of the label columns where a recipe gives several and leaves the option out."""
-    answers: Literal["input", "unit", "token"] = "input"
-    """What it answers for: each input, each of its units or each token; only whole inputs are split by class."""
+    answers: Literal["input", "unit", "token", "pair"] = "input"
+    """What it answers for: each input, each of its units, each token or each pair of units; only whole inputs are split by
+    class.
+    """
     labelled: bool = True
     """Whether it learns from labels of the data; if not, it makes its targets of the inputs."""
     baseline: Literal["classification", "multilabel", "regression", "none"] = "none"
@@ -218,6 +224,11 @@ class HeadSpec(Spec):
             raise ValueError(
                 f"head '{self.name}' learns from labels and answers for each token: labels are of inputs or of units, so "
                 "answers is 'input' or 'unit'; a head that poses its own questions says labelled=False"
+            )
+        if self.answers == "pair" and (not self.labelled or self.baseline != "none"):
+            raise ValueError(
+                f"head '{self.name}' answers for pairs of units: it learns from labels (labelled=True), and no linear model "
+                "on k-mers can stand beside it (baseline='none')"
             )
 
 
@@ -256,5 +267,5 @@ class ScorerSpec(Spec):
     kind: ClassVar[str] = "scorer"
 
     build: Callable[[Any], Scorer]
-    objective: Literal["masked", "causal", "any"] = "any"
+    objective: Literal["masked", "causal", "ordered", "any"] = "any"
     """The kind of language model that it asks."""

@@ -13,7 +13,7 @@ import torch
 
 from exapt import __version__, adapter
 from exapt import device as devices
-from exapt.adapted import Adapted, encode_labels
+from exapt.adapted import Adapted
 from exapt.broadcast import Broadcast, claimed, run_folder
 from exapt.building import (
     build_augmentations,
@@ -27,7 +27,7 @@ from exapt.building import (
     source_of,
 )
 from exapt.checkpoint import Checkpoints
-from exapt.errors import RecipeError
+from exapt.errors import RecipeError, listed
 from exapt.events import Event, Listener, Run
 from exapt.features import FeatureKey, KeptFeatures, answers_digest, encodings_digest, frozen_features
 from exapt.fingerprint import architecture, fingerprint, fingerprint_tokenizer
@@ -41,6 +41,7 @@ from exapt.recipe import Recipe
 from exapt.resolve import Resolved, resolve
 from exapt.rows import Inputs, Rows
 from exapt.start import Start, adopted
+from exapt.targets import encode_labels
 from exapt.trainer import Trainer
 from exapt.windows import in_windows
 
@@ -130,7 +131,7 @@ class _Session:
             refuse_too_long(values, self.table.examples.ids, backbone, self.name, self.resolved.backbone)
         self.backbone_word, self.architecture = fingerprint(backbone), architecture(backbone)
         self._remember()
-        self._resolve_layer(len(backbone.blocks()))
+        self._resolve_layer(len(backbone.blocks()), backbone.features_layer)
         model, rates = build_model(self.resolved, backbone, tokenizer, strategies, self.device, self.recipe.seed)
         if start is not None:
             start.check(self.name, self.backbone_word if self.pretrained else None, self.architecture)
@@ -141,8 +142,17 @@ class _Session:
                 )
         return model, rates
 
-    def _resolve_layer(self, last: int) -> None:
-        layer = self.recipe.layer
+    def _resolve_layer(self, last: int, features_layer: int) -> None:
+        labelled, layer = self.resolved.labels.keys(), self.recipe.layer
+        if layer == -1 and labelled:
+            others = self.resolved.heads.keys() - labelled
+            if others and features_layer not in (-1, last):
+                raise RecipeError(
+                    f"heads of one run read one layer: of '{self.name}', those with labels ({listed(labelled)}) read layer "
+                    f"{features_layer} and those without ({listed(others)}) layer {last}; say layer = {last} in the recipe, "
+                    "which all of them then read, or train one after the other"
+                )
+            layer = features_layer
         if not -1 <= layer <= last:
             raise RecipeError(f"there is no layer {layer}: '{self.name}' has layers 0 to {last}")
         self.recipe = self.recipe.model_copy(update={"layer": last if layer == -1 else layer})

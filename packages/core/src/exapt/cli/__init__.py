@@ -10,7 +10,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from exapt import __version__
-from exapt.cli import compare, doctor, embed, evaluate, inspect, listing, plugins, predict, score, split, train
+from exapt.cli import compare, doctor, embed, evaluate, explain, inspect, listing, plugins, predict, score, split, train
 from exapt.cli.output import printable
 from exapt.errors import ExaptError, did_you_mean
 from exapt.installed import PluginInfo, commands
@@ -22,6 +22,7 @@ _CORE: dict[str, click.Command] = {
         train.train,
         predict.predict,
         evaluate.evaluate,
+        explain.explain,
         compare.compare,
         embed.embed,
         score.score,

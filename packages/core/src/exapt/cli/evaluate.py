@@ -16,6 +16,7 @@ from exapt.settings import loading_options
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--labels", default="", help="Second table with the labels, joined by id.")
+@click.option("--masks", default="", help="Table of 0 and 1, joined by id: which units count.")
 @click.option("--by", default="", help="Column: give the metrics of each of its values too.")
 @click.option("--part", default="", help="Only the rows of one part, where the data have the recipe's split column.")
 @click.option(

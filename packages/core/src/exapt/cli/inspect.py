@@ -15,7 +15,11 @@ from exapt.settings import settings_of
 @click.option(
     "--verify", is_flag=True, help="Load it too: check every tensor, the backbone, the tokenizer and the probe."
 )
-@click.option("--backbone", default="", help="FAMILY:FOLDER of the weights, if this machine has not seen them.")
+@click.option(
+    "--backbone",
+    default="",
+    help="FAMILY:PATH of the weights, a folder or a file, if they moved or are new to this machine.",
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="File of the tokenizer, likewise: tokenizer.KEY=PATH."
 )

@@ -17,12 +17,29 @@ if TYPE_CHECKING:
     from exapt.events import Event, Run
 
 
+_PLACES = {
+    "data": "data.path",
+    "input_": "data.input",
+    "mutations": "data.mutations",
+    "wild_type": "data.wild_type",
+    "labels": "data.labels",
+    "masks": "data.masks",
+    "split": "split.column",
+    "seed": "seed",
+}
+"""Where in a recipe stands what flags say."""
+
+
 def recipe_options(command: Any) -> Any:
     """Add the flags by which a recipe is written, or changed, on the command line."""
     flags = (
         click.option("--data", help="Table to learn from."),
         click.option("--input", "input_", help="Column of the sequences (default: sequence)."),
+        click.option("--mutations", help="Column of mutations, such as A23G:K41R, to be made in --wild-type."),
+        click.option("--wild-type", help="Wild type: its column, a FASTA file, or the sequence itself."),
         click.option("--label", help="Column of the labels; several with commas, for several targets."),
+        click.option("--labels", help="Second table with the labels, joined by id."),
+        click.option("--masks", help="Table of 0 and 1, joined by id: which units count."),
         click.option("--split", help="Column that names each row's part: train, valid, test."),
         click.option("--backbone", help="Pretrained model: a checkpoint, or FAMILY:PATH_OR_REPO."),
         click.option("--head", help="The question, such as sequence-classification."),
@@ -78,7 +95,7 @@ def written(path: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
         raise RecipeError(f"recipe '{path}' holds no table of keys")
     if not path and not flags["data"]:
         raise RecipeError("give a recipe file, or --data, --label, --backbone, --head and --strategy")
-    for flag, place in (("data", "data.path"), ("input_", "data.input"), ("split", "split.column"), ("seed", "seed")):
+    for flag, place in _PLACES.items():
         if flags[flag] is not None:
             put(recipe, place, flags[flag])
     _put_components(recipe, flags)

@@ -7,7 +7,7 @@ what a model reads. Core alone pads, buckets and moves to a device; a part never
 from __future__ import annotations
 
 from exapt.parts.backbone import Backbone, LanguageModel, Windows, cast_features
-from exapt.parts.head import Head, HeadContext
+from exapt.parts.head import Head, HeadContext, Outcomes
 from exapt.parts.inputs import NO_UNIT, Array, Batch, Encoding, Features, Pooled, Pooling, Tally, Tokenizer, unit_spans
 from exapt.parts.transfer import Augmentation, Changed, Learns, Question, Scorer, Strategy
 
@@ -24,6 +24,7 @@ __all__ = [
     "HeadContext",
     "LanguageModel",
     "Learns",
+    "Outcomes",
     "Pooled",
     "Pooling",
     "Question",

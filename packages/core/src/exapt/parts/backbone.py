@@ -19,11 +19,12 @@ class LanguageModel:
     """What a pretrained model says of its tokens: ``head`` takes its last states [..., width] to logits [..., vocabulary].
 
     A ``masked`` model says which token stands where one is hidden, a ``causal`` one which comes next. One of ``values``
-    takes them to [..., 1] instead: how much stands where the value of a token is hidden.
+    takes them to [..., 1] instead: how much stands where the value of a token is hidden. An ``ordered`` one says which
+    token stands at a place from those that come before it in an order that the input itself names.
     """
 
     head: nn.Module
-    objective: Literal["masked", "causal", "values"]
+    objective: Literal["masked", "causal", "values", "ordered"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,12 @@ class Backbone(nn.Module):
     width: int
     max_tokens: int | None = None
     """The most tokens that one input may have, special ones included; None if there is no limit."""
+    features_layer: int = -1
+    """The layer whose states stand for an input, to heads with labels and in embeddings, unless another is asked for."""
     lora_targets: tuple[str, ...] = ()
     """Last names of the linear layers inside ``blocks()`` that low-rank updates go to; empty for all of them."""
+    layer: int = -1
+    """The layer that heads read, -1 the last. Core sets it."""
     recompute: bool = False
     """Whether activations inside blocks are computed again for the gradient instead of kept. Core sets it."""
     notes: Sequence[str] = ()
@@ -71,6 +76,11 @@ class Backbone(nn.Module):
         """Return the blocks from input to output; none if the model is not built of blocks."""
         return ()
 
+    def reached(self) -> Sequence[nn.Module]:
+        """Return the blocks on which what the heads read depends, from input to output."""
+        blocks = self.blocks()
+        return blocks if self.layer == -1 else blocks[: self.layer]
+
     def stem(self, batch: Batch) -> Tensor:
         """Return the embeddings, ``hidden`` before the first block."""
         raise RecipeError(f"{type(self).__name__} gives features of its last layer only")
@@ -78,6 +88,10 @@ class Backbone(nn.Module):
     def run(self, hidden: Tensor, batch: Batch, start: int, stop: int) -> Tensor:
         """Return ``hidden`` after the blocks ``start`` to ``stop`` (exclusive)."""
         raise RecipeError(f"{type(self).__name__} gives features of its last layer only")
+
+    def between(self, hidden: Tensor, batch: Batch) -> Features:
+        """Return the features of a layer below the last: ``hidden`` as ``run`` returns it, which may hold more than them."""
+        return batch.features(hidden)
 
     def finish(self, hidden: Tensor, batch: Batch) -> Features:
         """Return the features of the last layer: ``hidden`` after all blocks, with whatever follows them."""
@@ -111,13 +125,21 @@ class Backbone(nn.Module):
             return pooled(self, batch, lambda windows: self._at_layer(windows, layer))
         return self._at_layer(batch, layer)
 
+    def at_places(self, batch: Batch, rows: Tensor, places: Tensor) -> Tensor:
+        """Return the last states [asked, width] of some tokens alone: of inputs ``rows`` [asked] those at ``places`` [asked].
+
+        The tokens of each input stand together, in the order of the inputs. A model that can leave out work on all other
+        tokens does so here; nothing else may differ. Called without gradients.
+        """
+        return self.at_layer(batch, -1).hidden[rows.to(batch.present.device), places.to(batch.present.device)]
+
     def _at_layer(self, batch: Batch, layer: int) -> Features:
         last = len(self.blocks())
         if layer in (-1, last):
             return cast_features(self(batch))
         if not 0 <= layer < last:
             raise RecipeError(f"there is no layer {layer}: this backbone has layers 0 to {last}")
-        return batch.features(self._through(self.stem(batch), batch, layer))
+        return self.between(self._through(self.stem(batch), batch, layer), batch)
 
 
 def cast_features(features: Features) -> Features:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,13 +28,28 @@ class HeadContext:
     tokenizer: Tokenizer | None = None
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """What the numbers [..., outcomes] of a head's answer tell of, so that they can be explained one by one.
+
+    ``names`` are those of classes, labels or measured values. ``told`` takes answers to the scale on which they are
+    explained: logits of probabilities, or the labels' own units. ``probabilities`` takes them to these, where there are any.
+    """
+
+    names: Sequence[str]
+    told: Callable[[Tensor], Tensor] = field(default=lambda output: output)
+    probabilities: Callable[[Tensor], Tensor] | None = None
+
+
 class Head(nn.Module, ABC):
     """A question: it reads features, and has its own loss, its own metrics and its own words for the answer."""
 
     reads: str = "tokens"
     """The pooling without parameters that this head reads (``mean``, ``max``, ``cls``), or ``tokens`` for the whole."""
-    answers: Literal["input", "unit", "token"] = "input"
-    """What ``forward`` answers for: an input, [batch, ...], each of its units, [batch, units, ...], or tokens."""
+    answers: Literal["input", "unit", "token", "pair"] = "input"
+    """What ``forward`` answers for: an input, [batch, ...], each of its units, [batch, units, ...], or tokens; or each pair
+    of its units, [batch, units, units, ...].
+    """
     labelled: bool = True
     """Whether its targets are labels of the data; if not, ``pose`` makes them of the input itself."""
     pad: float = -100
@@ -48,9 +63,19 @@ class Head(nn.Module, ABC):
         return None
 
     @property
+    def outcomes(self) -> Outcomes | None:
+        """What the numbers of its answers tell of; None if they have no names, so that none of them can be asked for."""
+        return None
+
+    @property
     def ragged(self) -> bool:
-        """Whether inputs differ in how many answers they have: one for each unit or token."""
-        return self.answers != "input"
+        """Whether inputs differ in how many answers they have: one for each unit, token or pair of units."""
+        return self.axes > 0
+
+    @property
+    def axes(self) -> int:
+        """How many axes of one input's answer run over its units or tokens: two of a pair, none of a whole input."""
+        return {"input": 0, "pair": 2}.get(self.answers, 1)
 
     def adjust(self, features: Mapping[str, Any]) -> None:
         """See the features of some training examples of a frozen backbone, once, before training: to set a normalisation.
@@ -59,9 +84,10 @@ class Head(nn.Module, ABC):
         """
 
     def encode(self, label: Any, length: int) -> Array:
-        """Return one label as a target array: [] or [targets] per input, [units] where it answers per unit.
+        """Return one label as a target array: [] or [targets] per input, [units] per unit, [units, units] per pair of units.
 
         A list for units holds None where there is no label, or where no token covers the unit: its target is ``pad``.
+        Core itself puts ``pad`` for pairs with such a unit.
         Raises ``DataError`` for a label that the head does not know or whose length differs from the input's.
         """
         raise RecipeError(f"{type(self).__name__} takes no labels")
@@ -83,8 +109,8 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Mapping[str, Any]) -> Tensor:
-        """Answer: [batch, answers], or [batch, units or tokens, answers], as ``answers`` says. ``features`` maps inputs to
-        ``Features`` (or ``Pooled``, if ``reads`` is a pooling).
+        """Answer: [batch, answers], [batch, units or tokens, answers], or [batch, units, units] and maybe answers of pairs,
+        as ``answers`` says. ``features`` maps inputs to ``Features`` (or ``Pooled``, if ``reads`` is a pooling).
         """
 
     @abstractmethod
@@ -100,7 +126,7 @@ class Head(nn.Module, ABC):
         """Put outputs, one array per input (padding cut off), into words: columns such as ``prediction``.
 
         None stands for a number that an input has none of; words are never missing. Core puts None in place of what is
-        said of units that no token covers.
+        said of units that no token covers; of pairs with such a unit, NaN stands in the output already, to be left out.
         """
 
     @abstractmethod

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from exapt.errors import RecipeError
 from exapt.parts.backbone import Backbone
 from exapt.parts.inputs import Array, Encoding, Tokenizer
 
@@ -89,3 +90,20 @@ class Scorer(ABC):
         wild type. Equal encodings cost one pass, whoever asks. Raises ``DataError``, saying which other scorer to use,
         for a pair that this one cannot compare.
         """
+
+    def ask_of_tokens(
+        self, tokenizer: Tokenizer, wild: Encoding, mutants: Sequence[Encoding]
+    ) -> Iterable[Question] | None:
+        """Yield one question for each of many mutants whose tokens stand for the same places as those of the wild type.
+
+        It is what ``ask`` yields of their inputs, made faster: a scan asks it of thousands of mutants. None where the
+        encodings do not tell enough.
+        """
+        return None
+
+    def likelihood(self, tokenizer: Tokenizer, value: Any) -> Iterable[Question]:
+        """Yield what to ask about one input by itself: the sum of all answers by their weights is its log-likelihood.
+
+        The weights of what is asked of one unit sum to 1. Raises ``RecipeError`` where the scorer tells changes alone.
+        """
+        raise RecipeError(f"{type(self).__name__} tells the effect of changes, and no likelihood of an input by itself")

@@ -13,6 +13,8 @@ from torch import Tensor
 from exapt.data.batching import collate
 from exapt.parts import Backbone, Batch, Encoding, Features, Tokenizer, cast_features
 from exapt.specs import BackboneSpec, Options, TokenizerSpec
+from exapt.structures import Structure
+from exapt.testing._structures import halved, is_structure
 
 TOLERANCE = 1e-5
 """The most by which two ways to the same features may differ, in parts of the largest value or of 1."""
@@ -35,9 +37,11 @@ class BackboneCase:
 
     @cached_property
     def encodings(self) -> list[Encoding]:
-        """Every input as tokens; the longest sequence stands there once more, cut to half, so that lengths differ."""
+        """Every input as tokens; the longest stands there once more, cut to half, so that lengths differ; of cells none does."""
         texts = sorted((value for value in self.inputs if isinstance(value, str)), key=len)
-        halves = [texts[-1][: (len(texts[-1]) + 1) // 2]] if texts else []
+        halves: list[Any] = [texts[-1][: (len(texts[-1]) + 1) // 2]] if texts else []
+        shapes = [Structure.of(value) for value in self.inputs if is_structure(value)]
+        halves += [halved(max(shapes, key=len))] if shapes else []
         return [self.tokenizer.encode(value) for value in [*self.inputs, *halves]]
 
     @cached_property

@@ -16,6 +16,7 @@ from exapt.specs import Checkpoint
 from exapt.testing._backbone_case import TOLERANCE, BackboneCase, gap, read
 from exapt.testing._cells import emptied, expressed, is_cell, without
 from exapt.testing._check import Check, Faults
+from exapt.testing._structures import ends, is_structure, moved, seen
 
 # SPDX identifiers hold no blanks; 'GPL' or 'Apache' alone name no version, and 'unknown' or 'other' no licence.
 _SPDX = re.compile(
@@ -120,7 +121,10 @@ def _differs(case: BackboneCase, other: Callable[[int], Features], how: str) -> 
 
 
 def input_matters(case: BackboneCase) -> Faults:
-    """The first, the middle and the last letter of a sequence each change its features, as a cell's strongest gene does."""
+    """The first, the middle and the last letter of a sequence each change its features, as a cell's strongest gene does, and
+    the place of a residue among others those of a structure.
+    """
+    yield from _places_matter(case)
     for place, value in enumerate(case.inputs):
         gene = _strongest(case, value) if is_cell(value) else None
         if gene is not None and torch.equal(_first(case, value), _first(case, without(value, gene))):
@@ -135,6 +139,15 @@ def input_matters(case: BackboneCase) -> Faults:
                     yield f"input {place} has the same features with {letters} at position {position + 1}"
 
 
+def _places_matter(case: BackboneCase) -> Faults:
+    for place, value in enumerate(case.inputs):
+        # Of a single residue only the shape could matter: wherever it stands, it stands alone.
+        residues = seen(value) if is_structure(value) else []
+        for position in ends(residues) if len(residues) > 1 else ():
+            if torch.equal(_alone(case, value), _alone(case, moved(value, position))):
+                yield f"input {place} has the same features with the residue at position {position + 1} moved"
+
+
 def _strongest(case: BackboneCase, value: Any) -> int | None:
     """Return the place of the strongest gene that the tokenizer knows."""
     unknown = case.tokenizer.encode(value).unknown
@@ -146,7 +159,7 @@ def _first(case: BackboneCase, value: Any) -> torch.Tensor:
     return read(case.backbone, collate([case.tokenizer.encode(value)])).pool("mean")
 
 
-def _alone(case: BackboneCase, value: str) -> torch.Tensor:
+def _alone(case: BackboneCase, value: Any) -> torch.Tensor:
     return read(case.backbone, collate([case.tokenizer.encode(value)])).hidden
 
 
@@ -231,6 +244,18 @@ def collate_parts(batch: Batch) -> dict[str, torch.Tensor]:
     return {"present": batch.present, "spans": batch.spans, "lengths": batch.lengths}
 
 
+def places(case: BackboneCase) -> Faults:
+    """The states of a few tokens, asked for alone, are those of the whole input."""
+    rows = torch.arange(len(case.encodings))
+    at = torch.tensor([encoding.tokens // 2 for encoding in case.encodings])
+    wanted = [row for row, encoding in enumerate(case.encodings) if encoding.tokens]
+    with torch.inference_mode():
+        alone = case.backbone.at_places(case.batch, rows[wanted], at[wanted])
+    differ = gap(case.features.hidden[rows[wanted], at[wanted]], alone)
+    if not differ <= TOLERANCE:
+        yield f"states of one token of each input, asked for alone, differ by {differ:.2g}{_ALLOWED}"
+
+
 FEATURE_CHECKS: tuple[Check[BackboneCase], ...] = (
     Check("metadata", "weights of unknown licence and origin", metadata),
     Check("shapes", "a mask that marks special tokens or padding as units", shapes),
@@ -241,4 +266,5 @@ FEATURE_CHECKS: tuple[Check[BackboneCase], ...] = (
     Check("input-matters", "tokens cut off or masked before the model reads them", input_matters),
     Check("empty-input", "an input without units that becomes NaN", empty_input),
     Check("layers", "layers numbered wrongly, a final norm left out", layers),
+    Check("places", "a shortcut to few answers that gives others", places),
 )

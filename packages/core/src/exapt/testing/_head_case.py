@@ -96,12 +96,12 @@ class HeadCase:
         arrays = self.encoded(head)
         if not head.ragged:
             return torch.from_numpy(np.stack(arrays))
-        return torch.from_numpy(padded(arrays, max(map(len, arrays)), head.pad))
+        return torch.from_numpy(padded(arrays, max(map(len, arrays)), head.pad, head.axes))
 
     def outputs(self, head: Head) -> list[Array]:
         """Return one output per label, padding cut off, as core gives them to ``decode`` and ``metrics``."""
         return [
-            output[:length].numpy() if head.ragged else output.numpy()
+            unpadded(head, output, length).numpy()
             for output, length in zip(answer(head, self.features), self.lengths, strict=True)
         ]
 
@@ -129,6 +129,11 @@ def answer(head: Head, features: Mapping[str, Features | Pooled]) -> Tensor:
     with torch.inference_mode():
         output: Tensor = head(features)
         return output.float()
+
+
+def unpadded(head: Head, output: Tensor, length: int) -> Tensor:
+    """Return one input's ``output`` without what only fills up a batch."""
+    return output[(slice(length),) * head.axes]
 
 
 def features_of(lengths: Sequence[int], seed: int = 0, padding: int = 2) -> Features:

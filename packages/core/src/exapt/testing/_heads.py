@@ -18,14 +18,14 @@ from exapt.errors import DataError, listed
 from exapt.parts import Head, Pooled
 from exapt.testing._backbone_case import TOLERANCE, gap
 from exapt.testing._check import Check, Faults
-from exapt.testing._head_case import AnyHeadCase, HeadCase, answer, features_of, rows_of
+from exapt.testing._head_case import AnyHeadCase, HeadCase, answer, features_of, rows_of, unpadded
 
 _ALLOWED = f"; at most {TOLERANCE} is allowed"
 _NOT_A_LABEL = "no such label"
 
 
 def as_specified(case: HeadCase) -> Faults:
-    """Specification and module agree: it learns from labels, and answers for inputs or for their units."""
+    """Specification and module agree: it learns from labels, and answers for inputs, for their units or for pairs of these."""
     head = case.build()
     if not head.labelled:
         yield "the specification says labelled = True, the module says False"
@@ -33,6 +33,10 @@ def as_specified(case: HeadCase) -> Faults:
         yield "it answers for each token, and labels are of inputs or of units"
     elif head.answers != case.spec.answers:
         yield f"the specification answers for each {case.spec.answers}, the module for each {head.answers}"
+    if head.answers == "pair":
+        shape, units = list(answer(head, case.features).shape), max(case.lengths)
+        if shape[:3] != [len(case.lengths), units, units]:
+            yield f"it answers {shape} for pairs among {units} units of {len(case.lengths)} inputs"
 
 
 def order_of_labels(case: HeadCase) -> Faults:
@@ -52,12 +56,15 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def unknown_label_refused(case: HeadCase) -> Faults:
-    """A label that the head was not built for, or of another length, is refused in words."""
+    """A label that the head was not built for, or of another length, is refused in words; of pairs, one that lies outside."""
     head = case.build()
     wrong: list[tuple[Any, int, str]] = [
         ([_NOT_A_LABEL] * 3, 3, "unknown") if head.ragged else (_NOT_A_LABEL, 3, "unknown")
     ]
-    if head.ragged:
+    if head.answers == "pair":
+        # Pairs that are listed say nothing of how many units there are; of a single one, none can be right.
+        wrong += [(label, 1, "too long") for label in case.labels if len(label)][:1]
+    elif head.ragged:
         wrong.append((case.labels[0], case.lengths[0] + 1, "too short"))
     for label, length, what in wrong:
         try:
@@ -107,13 +114,16 @@ def loss_adds_up(case: AnyHeadCase) -> Faults:
 
 
 def padding_left_out(case: AnyHeadCase) -> Faults:
-    """Targets that only fill up a batch change neither loss nor weight."""
+    """Targets that only fill up a batch, in both axes where they are of pairs, change neither loss nor weight."""
     head = case.build()
     if not head.ragged:
         return
     output, target = answer(head, case.features), case.targets(head)
-    wide_output = torch.cat([output, output[:, -1:]], 1)
-    wide_target = torch.cat([target, torch.full_like(target[:, -1:], head.pad)], 1)
+    wide_output, wide_target = output, target
+    for axis in range(1, 1 + head.axes):
+        wide_output = torch.cat([wide_output, wide_output.narrow(axis, -1, 1)], axis)
+        filling = torch.full_like(wide_target.narrow(axis, -1, 1), head.pad)
+        wide_target = torch.cat([wide_target, filling], axis)
     for name, narrow, wide in (
         ("loss", head.loss(output, target), head.loss(wide_output, wide_target)),
         ("weigh", head.weigh(target), head.weigh(wide_target)),
@@ -132,8 +142,8 @@ def same_beside_others(case: AnyHeadCase) -> Faults:
     head = case.learned
     together = answer(head, case.features)
     for row, length in enumerate(case.lengths):
-        alone = answer(head, rows_of(case.features, [row]))[0]
-        beside = together[row][:length] if head.ragged else together[row]
+        alone = unpadded(head, answer(head, rows_of(case.features, [row]))[0], length)
+        beside = unpadded(head, together[row], length)
         if alone.shape != beside.shape:
             yield f"the answer for input {row} is {list(alone.shape)} alone, but {list(beside.shape)} beside others"
         elif not gap(alone, beside) <= TOLERANCE:
@@ -196,15 +206,20 @@ def _predictions(columns: dict[str, list[Any]]) -> Iterator[Any]:
 
 
 def one_answer_each(case: HeadCase) -> Faults:
-    """Every column of the answer has one value per input, per unit where the head answers per unit."""
+    """Every column of the answer has one value per input, per unit where the head answers per unit, per pair that it names."""
     columns = case.learned.decode(case.outputs(case.learned))
     if not any(name == "prediction" or name.startswith("prediction.") for name in columns):
         yield f"the answer has no column 'prediction': {listed(columns)}"
     for name, values in columns.items():
         if len(values) != len(case.labels):
             yield f"column '{name}' has {len(values)} values for {len(case.labels)} inputs"
-        if case.learned.ragged and [_count(value) for value in values] != list(case.lengths):
-            yield f"column '{name}' has {[_count(value) for value in values]} values for {list(case.lengths)} units"
+        counts = [_count(value) for value in values]
+        if case.learned.answers == "pair":
+            named = [_count(value) for value in columns["prediction"]]
+            if counts != named:
+                yield f"column '{name}' has {counts} values for {named} pairs"
+        elif case.learned.ragged and counts != list(case.lengths):
+            yield f"column '{name}' has {counts} values for {list(case.lengths)} units"
 
 
 def _count(value: Any) -> int:

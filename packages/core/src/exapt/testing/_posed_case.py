@@ -20,8 +20,8 @@ from exapt.testing._head_case import WIDTH, answer, by_heart
 from exapt.testing.tiny import MaskedLetters
 
 POSED_INPUTS = ("MKTAYIAKQRQISF", "ACDEFGHIKL", "GLWSK", "MKVLAAGIVGLLLAQWERTY")
-_Objective = Literal["masked", "causal", "values"]
-_OBJECTIVES: tuple[_Objective, ...] = ("masked", "causal", "values")
+_Objective = Literal["masked", "causal", "values", "ordered"]
+_OBJECTIVES: tuple[_Objective, ...] = ("masked", "causal", "values", "ordered")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class PosedHeadCase:
             try:
                 self._built(self.language(objective), 0)
             except RecipeError as refusal:
-                refusals.append(f"over a {objective} language model: {refusal}")
+                article = "an" if objective == "ordered" else "a"
+                refusals.append(f"over {article} {objective} language model: {refusal}")
             else:
                 return objective
         raise RecipeError("; ".join(refusals))

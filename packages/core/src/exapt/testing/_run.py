@@ -35,13 +35,14 @@ from exapt.testing._posed_case import POSED_INPUTS, PosedHeadCase
 from exapt.testing._posed_heads import POSED_HEAD_CHECKS
 from exapt.testing._scorers import PAIRS, SCORER_CHECKS, ScorerCase
 from exapt.testing._strategies import STRATEGY_CHECKS, StrategyCase
+from exapt.testing._structures import STRUCTURE_CHECKS
 from exapt.testing._tokenizers import TOKENIZER_CHECKS, TokenizerCase
 from exapt.testing._weights import BUILD_CHECKS, LEARNING_CHECKS
 from exapt.testing.tiny import LETTERS, MASKED_LETTERS, TINY
 
 CHECKS: Mapping[str, tuple[Check[Any], ...]] = {
     "plugin": PLUGIN_CHECKS,
-    "tokenizer": (*TOKENIZER_CHECKS, *CELL_CHECKS),
+    "tokenizer": (*TOKENIZER_CHECKS, *CELL_CHECKS, *STRUCTURE_CHECKS),
     "backbone": (*BUILD_CHECKS, *FEATURE_CHECKS, *LEARNING_CHECKS),
     "head": HEAD_CHECKS,
     "head without labels": POSED_HEAD_CHECKS,
@@ -99,7 +100,8 @@ def check_head(
 ) -> None:
     """Check a head on labels that it must be able to learn by heart: six or more, of all kinds, told apart.
 
-    ``lengths`` are the units of each label's input; needed where a label per unit is not a string or a list of them.
+    ``lengths`` are the units of each label's input; needed where a label per unit is not a string or a list of them, and
+    for labels of pairs.
     A head without labels is checked on ``inputs``, of letters A to Z unless a ``tokenizer`` for others is given, over a
     small language model of the objective that it takes. Raises ``ConformanceError``, and ``DataError`` if there are no
     labels and it learns from them.
@@ -114,6 +116,10 @@ def check_head(
     if labels is None:
         raise DataError(f"head '{spec.name}' learns from labels: give check_head some of all kinds, as labels=[...]")
     case = HeadCase(spec, asked, labels, lengths or [1] * len(labels), names)
+    if lengths is None and spec.answers == "pair":
+        raise DataError(
+            f"head '{spec.name}' answers for pairs: give check_head the units of each input, as lengths=[...]"
+        )
     if lengths is None:
         case = HeadCase(spec, asked, labels, lengths_of(labels, case.build().ragged), names)
     run_checks(f"head '{spec.name}'", case, CHECKS["head"])
@@ -171,11 +177,13 @@ def _check_offer(spec: Spec, siblings: Sequence[Spec], plugins: Plugins) -> str:
         check_strategy(spec)
         return "checked"
     if isinstance(spec, ScorerSpec):
+        # What tells tokens in an order reads more than the letters that the kit has.
+        if spec.objective == "ordered":
+            return "call check_scorer with pairs and a tokenizer"
         check_scorer(spec)
         return "checked"
     if isinstance(spec, HeadSpec) and not spec.labelled:
-        check_head(spec)
-        return "checked"
+        return _check_offered_head(spec)
     if isinstance(spec, AugmentationSpec):
         return "call check_augmentation with inputs"
     if isinstance(spec, BackboneSpec):
@@ -183,6 +191,14 @@ def _check_offer(spec: Spec, siblings: Sequence[Spec], plugins: Plugins) -> str:
     if isinstance(spec, TokenizerSpec):
         return _check_offered_tokenizer(spec, siblings)
     return "call check_head with labels" if isinstance(spec, HeadSpec) else "readers and writers have no check"
+
+
+def _check_offered_head(spec: HeadSpec) -> str:
+    # Its questions are about letters, unless it names another kind of input.
+    if getattr(options_of(spec, None), "inputs", ("sequence",)) != ("sequence",):
+        return "call check_head with inputs and a tokenizer"
+    check_head(spec)
+    return "checked"
 
 
 def _check_offered_backbone(spec: BackboneSpec, plugins: Plugins) -> str:

@@ -127,9 +127,23 @@ def expected_is_above_zero(case: ScorerCase) -> Faults:
             yield f"{wild}>{mutant} scores {there:.2g}, and {back:.2g} back, under a model that expects the mutant"
 
 
+def tokens_as_inputs(case: ScorerCase) -> Faults:
+    """What it asks of encodings, where it can, is what it asks of the inputs themselves."""
+    for wild, mutant in case.pairs:
+        one, other = (case.tokenizer.encode(value) for value in (wild, mutant))
+        if not np.array_equal(one.spans, other.spans):
+            continue
+        quick = case.scorer.ask_of_tokens(case.tokenizer, one, [other, other])
+        asked = None if quick is None else list(quick)
+        slow = case.ask(wild, mutant)
+        if asked is not None and (slow is None or not _same(asked, [*slow, *slow])):
+            yield f"it asks otherwise about the encodings of {wild}>{mutant}"
+
+
 SCORER_CHECKS: tuple[Check[ScorerCase], ...] = (
     Check("asks-something", "places beyond the input, tokens of another vocabulary", asks_something),
     Check("repeats-itself", "scores that chance decides", repeats_itself),
     Check("no-change-no-effect", "a score that measures the sequence, not the change", no_change_no_effect),
+    Check("tokens-as-inputs", "a scan that scores otherwise than the mutations one by one", tokens_as_inputs),
     Check("expected-is-above-zero", "a sign that is the wrong way round", expected_is_above_zero),
 )

@@ -201,6 +201,11 @@ class LayersOffByOne(TinyBackbone):
         return super().at_layer(batch, max(layer, 1))
 
 
+class PlacesOffByOne(TinyBackbone):
+    def at_places(self, batch, rows, places):
+        return super().at_places(batch, rows, places - 1)
+
+
 class AlwaysFromTheStart(TinyBackbone):
     """Cannot resume: runs one block more when it does not begin at the first."""
 
@@ -355,6 +360,10 @@ FAULTS = [
     (of(CutOff), "input-matters: input 0 has the same features with 'R' and 'A' at position 10"),
     (of(EmptyBreaks), "empty-input: an empty input has a summary that is not finite"),
     (of(FinalNormForgotten), "layers: layer 2, the last, differs by 1 from forward"),
+    (
+        of(PlacesOffByOne),
+        "places: states of one token of each input, asked for alone, differ by 1.6; at most 1e-05 is allowed",
+    ),
     (of(LayersOffByOne), "layers: layer 1 is the same as layer 0"),
     (of(AlwaysFromTheStart), "layers: features resumed after block 1 differ by 0.23; at most 1e-05 is allowed"),
     (of(BlocksElsewhere), "blocks: block 0 is no part of module"),

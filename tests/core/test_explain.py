@@ -525,6 +525,8 @@ def test_a_table_and_a_picture_cannot_be_one_file(refused, saved, fasta, monkeyp
         ("kind", ["--positions", "0-3"], "positions count from 1: there is no position 0"),
         ("kind", ["--positions", "5-3"], "positions 5-3 end before they begin"),
         ("kind", ["--positions", "3,x"], "positions are told as in 5-40,57, and 'x' is none"),
+        ("kind", ["--positions", ""], "--positions '' names nothing; leave it out for all"),
+        ("kind", ["--rows", " ,"], "--rows ' ,' names nothing; leave it out for all"),
         ("kind", ["--rows", "q,pp"], "wild.fasta has no row 'q'."),
         ("kind", ["--rows", "pp"], "wild.fasta has no row 'pp'. Did you mean 'p'?"),
         ("kind", ["--picture", "map.gif"], "'map.gif' is no picture that can be drawn: its name must end in .pdf, .png, .svg."),

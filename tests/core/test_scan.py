@@ -163,6 +163,8 @@ def test_a_picture_shows_one_sequence_and_a_folder_several(exapt, fasta, esm2, t
         (["--positions", "0"], "positions count from 1: there is no position 0"),
         (["--positions", "9-3"], "positions 9-3 end before they begin"),
         (["--positions", "20-30"], "'p' has 22 positions: there is no position 30"),
+        (["--positions", ","], "--positions ',' names nothing; leave it out for all"),
+        (["--rows", ""], "--rows '' names nothing; leave it out for all"),
         (["--rows", "r"], "proteins.fasta has no row 'r'."),
         (["--column", "mutation=m"], "'mutation' is nothing that a column of a scan can be: id, sequence"),
         (

@@ -7,7 +7,7 @@ from typing import Any
 
 import rich_click as click
 
-from exapt.cli.options import reading
+from exapt.cli.options import named, reading
 from exapt.cli.output import note
 from exapt.settings import loading_options
 
@@ -29,13 +29,13 @@ from exapt.settings import loading_options
     "--target", default="", help="Class, label or value that is explained (default: the class that is predicted)."
 )
 @click.option("--probabilities", is_flag=True, help="Explain the probability of the class, not its logit.")
-@click.option("--positions", default="", help="Positions that vary, such as 5-40,57 (default: all).")
+@click.option("--positions", callback=named, help="Positions that vary, such as 5-40,57 (default: all).")
 @click.option(
     "--at",
     type=int,
     help="Position whose answer is explained, of answers per position (default: the one that varies).",
 )
-@click.option("--rows", default="", help="Ids of the inputs, with commas (default: all).")
+@click.option("--rows", callback=named, help="Ids of the inputs, with commas (default: all).")
 @click.option("--format", "format_", default="", help="Writer to use, if the file's suffix does not tell.")
 @reading
 @click.option("--overwrite", is_flag=True, help="Replace the table and the pictures if they exist.")

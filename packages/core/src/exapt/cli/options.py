@@ -8,6 +8,20 @@ from typing import Any
 
 import rich_click as click
 
+from exapt.errors import RecipeError
+
+
+def named(_context: click.Context, option: click.Parameter, given: str | None) -> str:
+    """Return what an option names, nothing where it was not given.
+
+    Raises ``RecipeError`` where it was given and names nothing, as a variable of the shell that is not set does: all would
+    be taken in place of some.
+    """
+    if given is not None and not given.replace(",", "").strip():
+        raise RecipeError(f"{option.opts[0]} '{given}' names nothing; leave it out for all")
+    return given or ""
+
+
 _READING = (
     click.option("--input", "input_", help="Column of the inputs, if it is not the one that was learned from."),
     click.option("--id", "id_", help="Column of the ids."),
@@ -32,10 +46,10 @@ _SCANNING = (
     click.option("--scan", is_flag=True, help="Score every substitution of each sequence, or structure, of DATA."),
     click.option(
         "--positions",
-        default="",
+        callback=named,
         help="Positions that a scan varies, such as 10-40,57 or, of structures, A:10-40 (default: all).",
     ),
-    click.option("--rows", default="", help="Ids of the inputs that are scanned, with commas (default: all)."),
+    click.option("--rows", callback=named, help="Ids of the inputs that are scanned, with commas (default: all)."),
     click.option(
         "--picture",
         type=click.Path(path_type=Path),

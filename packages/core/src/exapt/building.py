@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -24,6 +24,7 @@ from exapt.parts import (
     Encoding,
     Head,
     HeadContext,
+    Learns,
     Strategy,
     Tally,
     Tokenizer,
@@ -31,7 +32,7 @@ from exapt.parts import (
 )
 from exapt.resolve import Chosen, Resolved
 from exapt.source import Held, Source
-from exapt.specs import Windowed
+from exapt.specs import Options, Windowed
 
 # Fewer letters than this, however they fall, say nothing of what kind of sequence they come from.
 _ENOUGH_LETTERS = 60
@@ -75,9 +76,9 @@ def inferred_tokenizer(resolved: Resolved) -> Resolved:
     return replace(resolved, tokenizer=replace(chosen, options=options))
 
 
-def build_strategies(resolved: Resolved) -> list[Strategy]:
-    """Build the strategies."""
-    return [build(chosen) for chosen in resolved.strategies]
+def build_strategies(resolved: Resolved) -> dict[str, Strategy]:
+    """Build the strategies, by name."""
+    return {chosen.offer.spec.name: build(chosen) for chosen in resolved.strategies}
 
 
 def build_augmentations(resolved: Resolved) -> list[Augmentation]:
@@ -89,10 +90,15 @@ def build_backbone(chosen: Chosen, pretrained: bool = True, seed: int = 0) -> Ba
     """Build a backbone with its pretrained weights or, from the seed, with fresh ones; in fp32 and evaluation mode."""
     torch.manual_seed(seed)
     backbone: Backbone = build(chosen, pretrained)
-    options = chosen.options
-    if isinstance(options, Windowed) and options.windows != "refuse":
-        backbone.windows = Windows(options.windows, options.overlap)
-    return backbone.float().eval()
+    return set_windows(backbone.float().eval(), chosen.options)
+
+
+def set_windows(backbone: Backbone, options: Options) -> Backbone:
+    """Tell a backbone how to read inputs that are longer than it takes, as its options say."""
+    if isinstance(options, Windowed):
+        read = options.windows
+        backbone.windows = None if read == "refuse" else Windows(read, options.overlap)
+    return backbone
 
 
 def build_heads(resolved: Resolved, backbone: Backbone, seed: int, tokenizer: Tokenizer) -> dict[str, Head]:
@@ -112,15 +118,24 @@ def build_heads(resolved: Resolved, backbone: Backbone, seed: int, tokenizer: To
     return {name: build(head, context) for name, head in resolved.heads.items()}
 
 
+def bare_head(resolved: Resolved, name: str) -> Head:
+    """Build a head to be asked what it is, such as how it measures; unless it is made of a language model, it has no width."""
+    chosen = resolved.heads[name]
+    if not chosen.offer.spec.labelled:
+        return build_heads(resolved, build_backbone(resolved.backbone), 0, build_tokenizer(resolved.tokenizer))[name]
+    head: Head = build(chosen, HeadContext(dict.fromkeys(resolved.recipe.data.inputs, 1)))
+    return head
+
+
 def build_model(
     resolved: Resolved,
     backbone: Backbone,
     tokenizer: Tokenizer,
-    strategies: list[Strategy],
+    strategies: Mapping[str, Strategy],
     device: torch.device,
     seed: int,
-) -> tuple[Model, dict[str, float]]:
-    """Put backbone and heads together and apply the strategies; returns also the rate of each parameter that learns."""
+) -> tuple[Model, dict[str, Learns]]:
+    """Put backbone and heads together and apply the strategies; returns also how each parameter that learns does."""
     heads = build_heads(resolved, backbone, seed, tokenizer)
     backbone.recompute = resolved.training.recompute
     if backbone.recompute and not backbone.stepwise:
@@ -130,6 +145,7 @@ def build_model(
     backbone.layer = resolved.recipe.layer
     weights = {name: head.weight for name, head in resolved.heads.items()}
     model = Model(backbone, heads, weights, resolved.recipe.layer)
+    model.questions = resolved.as_recipe()["heads"]
     rates = apply_strategies(model, strategies)
     model.precision = devices.resolve_precision(resolved.training.precision, device)
     return model.to(device), rates
@@ -283,6 +299,15 @@ class Tallies:
         self._tokenizer = tokenizer
         self._tallies: dict[str, Tally] = {}
         self._notes: list[str] = []
+        self._others: dict[str, Tallies] = {}
+
+    @classmethod
+    def joined(cls, others: Mapping[str, Tallies]) -> Tallies:
+        """Return the tallies of several tables, by the names of which they are told."""
+        first = next(iter(others.values()))
+        together = cls(first._tokenizer)
+        together._others = dict(others)
+        return together
 
     def count(self, name: str, values: Sequence[Any], encodings: Sequence[Encoding]) -> None:
         """Take in more values of the input ``name``."""
@@ -296,4 +321,6 @@ class Tallies:
 
     def lines(self) -> list[str]:
         """Return what there is to tell of all inputs. Raises ``DataError`` where too little of them all is known."""
-        return [*(line for name, tally in self._tallies.items() for line in tally.lines(name)), *self._notes]
+        told = [line for name, tally in self._tallies.items() for line in tally.lines(name)]
+        told += [f"{name}: {line}" for name, other in self._others.items() for line in other.lines()]
+        return [*told, *self._notes]

@@ -39,7 +39,14 @@ class Checkpoints:
         self.identity = json.loads(json.dumps(identity))
         self.resume = resume
 
-    def save(self, model: Model, optimizer: Any, best: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        model: Model,
+        optimizer: Any,
+        best: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        own: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Keep everything that the next step depends on; the one before is removed only when this one is whole.
 
         Raises ``OutputError`` if the folder cannot be written; then the one before stays.
@@ -47,17 +54,24 @@ class Checkpoints:
         if self.folder is None:
             return
         try:
-            self._write(self.folder, model, optimizer, best, facts)
+            self._write(self.folder, model, optimizer, best, facts, own or {})
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OutputError(f"no checkpoint can be written to '{self.folder}': {reason}") from None
 
     def _write(
-        self, folder: Path, model: Model, optimizer: Any, best: Mapping[str, Tensor], facts: Mapping[str, Any]
+        self,
+        folder: Path,
+        model: Model,
+        optimizer: Any,
+        best: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        own: Mapping[str, Tensor],
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{name}": tensor for name, tensor in model.learned().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+        tensors |= {f"own.{name}": tensor.detach().to("cpu", copy=True) for name, tensor in own.items()}
         moments, scalars = _optimizer_state(optimizer)
         tensors |= moments
         under_way = Path(tempfile.mkdtemp(prefix=_UNDER_WAY, dir=folder))
@@ -70,8 +84,12 @@ class Checkpoints:
         for path in older:
             shutil.rmtree(path)
 
-    def load(self, model: Model, optimizer: Any, best: dict[str, Tensor]) -> dict[str, Any]:
+    def load(
+        self, model: Model, optimizer: Any, best: dict[str, Tensor], own: dict[str, Tensor] | None = None
+    ) -> dict[str, Any]:
         """Put model, optimiser and best state back; return the run's facts, or {} to start afresh.
+
+        ``own`` takes what strategies keep of their own.
 
         Raises ``RecipeError`` if the newest checkpoint is damaged or belongs to another run.
         """
@@ -82,6 +100,8 @@ class Checkpoints:
         self._check(newest, kept["identity"])
         model.restore(_under("model.", tensors))
         best.update(_under("best.", tensors))
+        if own is not None:
+            own.update(_under("own.", tensors))
         _restore_optimizer(optimizer, tensors, kept["optimizer"])
         facts: dict[str, Any] = kept["facts"]
         return facts

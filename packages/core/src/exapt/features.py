@@ -67,6 +67,14 @@ def answers_digest(backbone: Backbone, probes: Sequence[Encoding], layer: int) -
     return digest.hexdigest()
 
 
+def distinct(encodings: Sequence[Encoding]) -> tuple[list[Encoding], Array]:
+    """Return the distinct ones of some encodings, and which of them each is [encodings]."""
+    words = [encodings_digest([encoding]) for encoding in encodings]
+    first = {word: place for place, word in reversed(list(enumerate(words)))}
+    order = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    return [encodings[first[word]] for word in order], np.array([order[word] for word in words], dtype=np.int64)
+
+
 class KeptFeatures:
     """Features of many inputs under one reading: pooled vectors [inputs, width], or the vectors of all their tokens."""
 
@@ -100,12 +108,25 @@ def frozen_features(
 
     Kept files that are not what was written are thrown away. Raises ``OutputError`` if the cache cannot be written.
     """
+
+    def write(folder: Path) -> None:
+        keep = _keep_tokens if key.reading == TOKENS else _keep_pooled
+        keep(folder, _passes(backbone, encodings, key, progress), encodings, backbone.width, key.reading)
+
+    return KeptFeatures(kept_folder(key, write), key.reading)
+
+
+def kept_folder(key: FeatureKey, write: Callable[[Path], None]) -> Path:
+    """Return the folder with what is kept under a key; unless it is there and whole, ``write`` fills a new one.
+
+    Raises ``OutputError`` if the cache cannot be written.
+    """
     folder = cache_folder() / "features" / key.digest
     try:
         if not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            _compute(backbone, encodings, key, folder, progress)
-        return KeptFeatures(folder, key.reading)
+            _compute(key, folder, write)
+        return folder
     except OSError as error:
         raise OutputError(
             f"features cannot be kept in '{folder.parent}': {error.strerror or error}; name another folder in EXAPT_CACHE"
@@ -125,18 +146,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _compute(
-    backbone: Backbone,
-    encodings: Sequence[Encoding],
-    key: FeatureKey,
-    folder: Path,
-    progress: Callable[[int, int], None],
-) -> None:
+def _compute(key: FeatureKey, folder: Path, write: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     under_way = Path(tempfile.mkdtemp(prefix="under-way-", dir=folder.parent))
     try:
-        keep = _keep_tokens if key.reading == TOKENS else _keep_pooled
-        keep(under_way, _passes(backbone, encodings, key, progress), encodings, backbone.width, key.reading)
+        write(under_way)
         note = {"key": asdict(key), "sha256": {path.name: _sha256(path) for path in under_way.iterdir()}}
         (under_way / _NOTE).write_text(json.dumps(note, indent=1, sort_keys=True), encoding="utf-8")
         _publish(under_way, folder)

@@ -12,6 +12,7 @@ import numpy as np
 from exapt.building import Tallies, build_tokenizer, encode
 from exapt.data.files import table_sha256
 from exapt.data.homology import Floats, Rows
+from exapt.data.known_labels import known_rows, with_known_labels
 from exapt.data.leakage import Leakage, bands, leakage
 from exapt.data.partners import partners
 from exapt.data.relatives import Relatives, rule_of
@@ -20,7 +21,8 @@ from exapt.data.splits import Split, split
 from exapt.data.tables import Examples, read_examples
 from exapt.errors import DataError
 from exapt.parts import Encoding
-from exapt.resolve import Resolved
+from exapt.recipe import DataOptions
+from exapt.resolve import Resolved, read_by
 from exapt.units import empty_rows, labels_of_covered, left_out
 from exapt.windows import Cuts
 
@@ -54,9 +56,10 @@ class Table:
         return {f"test {name}": test[places] for name, places in bands(self.identity[test]).items()}
 
     def labels(self, part: str) -> dict[str, list[Any]]:
-        """Return the labels of one part, by head."""
+        """Return the labels of one part, by head, without those that rows lack."""
         rows = getattr(self.split, part)
-        return {name: [values[row] for row in rows] for name, values in self.examples.labels.items()}
+        labels = self.examples.labels
+        return {name: [values[row] for row in rows if values[row] is not None] for name, values in labels.items()}
 
     def cut_up(self, cuts: Cuts, columns: Iterable[str]) -> Table:
         """Return a table with a row for each window of its inputs, which stand in ``columns``; all in their row's part."""
@@ -73,8 +76,8 @@ class Table:
         )
 
 
-def read_table(resolved: Resolved) -> Table:
-    """Read and split the data of a recipe; rows that no part holds (beyond ``train_size``) are left out.
+def read_table(resolved: Resolved, kept: Sequence[str] = PARTS) -> Table:
+    """Read and split the data of a recipe; rows that no part ``kept`` holds (such as beyond ``train_size``) are left out.
 
     So are, before, rows of which the model sees nothing: neither sizes nor what parts have in common count them.
     Raises ``DataError`` for a table that cannot be used.
@@ -87,12 +90,13 @@ def read_table(resolved: Resolved) -> Table:
     stratified = spec.baseline == "classification" and spec.answers == "input"
     relatives = _relatives(resolved, examples)
     families = relatives.families() if relatives and recipe.split.homology else None
-    strata = examples.labels[first] if stratified else None
+    strata = ["" if label is None else label for label in examples.labels[first]] if stratified else None
     try:
         parts = split(recipe.split, examples, strata, recipe.seed, families)
     except DataError as error:
         # That rows were left out may be why.
         raise DataError(" ".join([str(error), *blank])) from None
+    parts = replace(parts, **{part: getattr(parts, part)[:0] for part in PARTS if part not in kept})
     used = np.sort(np.concatenate([getattr(parts, part) for part in PARTS]))
     place = {row: number for number, row in enumerate(used.tolist())}
     moved: dict[str, Any] = {
@@ -109,7 +113,8 @@ def read_table(resolved: Resolved) -> Table:
     notes += relatives.ambiguous() if relatives else ()
     if relatives and families is not None:
         notes.append(relatives.noted(families))
-    found = leakage(relatives, "test", parts.test, parts.train) if relatives and recipe.split.leakage else None
+    looked = relatives if recipe.split.leakage and "test" in kept else None
+    found = leakage(looked, "test", parts.test, parts.train) if looked else None
     identity = None
     if found:
         notes += found.lines()
@@ -119,6 +124,56 @@ def read_table(resolved: Resolved) -> Table:
     examples, unseen = labels_of_covered(examples, encodings, resolved)
     parts = replace(parts, **moved)
     return Table(examples, parts, (*notes, *unseen), facts, encodings, tallies, found, identity)
+
+
+@dataclass(frozen=True)
+class Other:
+    """Rows of another table than the one that is learned from, all of them, with the labels that they have.
+
+    ``known`` says of each head which rows have one; unless they are ``measured``, none is looked at.
+    """
+
+    examples: Examples
+    encodings: Encodings
+    notes: tuple[str, ...]
+    facts: Mapping[str, Any]
+    known: Mapping[str, Rows]
+    measured: bool = True
+
+
+def read_other(resolved: Resolved, options: DataOptions, what: str, measured: bool = True) -> Other:
+    """Read a second table, with the labels that it has of some heads and some rows if it is ``measured``.
+
+    Raises ``DataError``, saying ``what`` the table is for, if it lacks a column of the inputs or cannot be used.
+    """
+    asked = set(resolved.recipe.data.inputs)
+    options = read_by(options, resolved.backbone.offer.spec.accepts)
+    if set(options.inputs) != asked:
+        raise DataError(
+            f"{what}.inputs names {', '.join(options.inputs)}, and data.inputs {', '.join(resolved.recipe.data.inputs)}: "
+            "both tables hold the same inputs, each in a column that may have another name"
+        )
+    try:
+        examples, report = read_examples(options, {}, keep_labels=False)
+        if measured:
+            examples = with_known_labels(examples, options, resolved.labels)
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from None
+    examples, encodings, tallies, blank = _seen(resolved, examples)
+    known = known_rows(examples, resolved.labels, Path(options.path).name, resolved.per_unit)
+    examples, unseen = labels_of_covered(examples, encodings, resolved)
+    counts = {name: len(rows) for name, rows in known.items() if len(rows)}
+    notes = (*report.lines(), *blank, *unseen, *tallies.lines(), *_measuring(counts, len(examples)))
+    facts = {"file": Path(options.path).name, "sha256": table_sha256(options.path, options.format)}
+    return Other(examples, encodings, notes, {**facts, "rows": len(examples), "labelled": counts}, known, measured)
+
+
+def _measuring(counts: Mapping[str, int], rows: int) -> list[str]:
+    if not counts:
+        return []
+    each = counts.values() if len(set(counts.values())) > 1 else [next(iter(counts.values()))]
+    said = ", ".join(f"{count:,} of {rows:,}" for count in each)
+    return [f"{said} rows have labels, which measure only: nothing is learned from them"]
 
 
 def _seen(resolved: Resolved, examples: Examples) -> tuple[Examples, Encodings, Tallies, list[str]]:

@@ -82,12 +82,16 @@ def _outputs(model: Model, rows: Rows, chosen: Array, budget: int) -> dict[int, 
 
 
 def score(model: Model, rows: Rows, outputs: list[dict[str, Array]]) -> Report:
-    """Return loss and metrics; each name is prefixed by its head's where there are several."""
+    """Return loss and metrics of the heads of the rows; each name is prefixed by its head's where the model has several."""
     report: Report = {}
     total = 0.0
-    for name in model.heads:
+    for name in rows.heads:
         head = model.head(name)
-        answers, targets = [output[name] for output in outputs], rows.targets[name]
+        # Of rows that lack all labels of a head, as another task's may, there is nothing to measure.
+        known = np.flatnonzero(rows.known(name)).tolist() if name in rows.targets else []
+        if not known:
+            continue
+        answers, targets = [outputs[row][name] for row in known], [rows.targets[name][row] for row in known]
         loss = _mean_loss(model, name, answers, targets)
         total += model.weights[name] * loss
         prefix = f"{name}." if len(model.heads) > 1 else ""

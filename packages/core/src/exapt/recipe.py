@@ -54,8 +54,14 @@ class DataOptions(Options):
         description="Table of masks, joined by id: which units count, 0 or 1 for each; FASTA, or a column 'mask' of any.",
     )
     mask: str = Field("", description="Column of the masks, in their own table or, without one, beside the labels.")
-    missing_labels: Literal["error", "drop"] = Field(
-        "error", description="What to do with rows without a label: refuse the table, or drop and count them."
+    domain: str = Field(
+        "", description="Column that names the domain of each row, such as its species, donor or batch."
+    )
+    only: tuple[str, ...] = Field((), description="Domains whose rows are read, by name; empty for all.")
+    missing_labels: Literal["error", "drop", "keep"] = Field(
+        "error",
+        description="What to do with rows without a label: refuse the table; drop and count them; or, of several heads, keep "
+        "those that have a label of any.",
     )
 
     @property
@@ -87,6 +93,18 @@ class DataOptions(Options):
                     f"inputs names '{name}', which is made of mutations and wild_type: leave it out of inputs"
                 )
         return {**given, "inputs": {**named, **made}}
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _named_domains(cls, only: Any) -> Any:
+        several = only if isinstance(only, (list, tuple)) else [only]
+        return tuple(str(name) if isinstance(name, int) else name for name in several)
+
+    @model_validator(mode="after")
+    def _of_a_column(self) -> Self:
+        if self.only and not self.domain:
+            raise ValueError("only names domains: name the column that tells them as domain")
+        return self
 
     @field_validator("inputs")
     @classmethod
@@ -217,6 +235,19 @@ class TrainingOptions(Options):
     checkpoint_steps: int = Field(
         0, ge=0, description="Checkpoint every so many steps, besides each epoch's end; 0 never."
     )
+    sampling: Literal["uniform", "balanced", "tasks"] = Field(
+        "uniform",
+        description="Rows of an epoch, as many in all: each once; the classes of the first head equally often; or tasks, which "
+        "are the heads with labels, in proportion to their size to the power of 1 / task_temperature.",
+    )
+    task_temperature: float = Field(
+        2.0, ge=1, description="For sampling tasks: 1 goes by their size, a large number takes all equally often."
+    )
+    cache: bool = Field(
+        True,
+        description="Keep on disk what frozen lower blocks make of inputs that stay the same, instead of computing it in "
+        "each epoch.",
+    )
     recompute: bool = Field(
         False,
         description="Keep no activations inside blocks but compute them again for the gradient: less memory, more time.",
@@ -244,6 +275,9 @@ class HeadChoice(Component):
         description="Column of the labels, or several for several targets; none for a head that learns without labels.",
     )
     weight: float = Field(1.0, gt=0, description="Weight of this head's loss among several.")
+    data: DataOptions | None = Field(
+        None, description="Table of this head alone, if it is not that of the recipe; what it leaves out is as there."
+    )
 
 
 def _named(value: Any) -> Any:
@@ -255,6 +289,15 @@ class Recipe(Options):
 
     data: DataOptions = Field(description="Table and columns.")
     split: SplitOptions = Field(SplitOptions(), description="Train, valid and test.")
+    target: DataOptions | None = Field(
+        None,
+        description="Table of the domain that the model is for. Its inputs are learned from by strategies that adapt to a "
+        "domain; labels, if it has them, only measure.",
+    )
+    reference: DataOptions | None = Field(
+        None,
+        description="Table without labels, on which the loss of the pretrained language model is measured before and after.",
+    )
     backbone: Component = Field(description="Pretrained model: a checkpoint, or FAMILY:PATH_OR_REPO.")
     layer: int = Field(
         -1,
@@ -269,6 +312,11 @@ class Recipe(Options):
     )
     training: TrainingOptions = Field(TrainingOptions(), description="How long, how fast and when to stop.")
     start: str = Field("", description="Adapter folder, exapt's or PEFT's, to start from.")
+    base: str = Field(
+        "",
+        description="Adapter folder to stand upon: what it learned becomes part of the backbone and stays, and the new adapter "
+        "holds it.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random but the split.")
 
     @model_validator(mode="before")
@@ -289,14 +337,35 @@ class Recipe(Options):
                 full[several] = [_named(component) for component in full[several]]
         if isinstance(full.get("heads"), Mapping):
             full["heads"] = {_head_name(name): _named(head) for name, head in full["heads"].items()}
+            _share_data(full)
         for key in ("backbone", "tokenizer"):
             full[key] = _named(full.get(key))
         if isinstance(full["tokenizer"], Mapping):
             # Options without a name are for the backbone's own.
             full["tokenizer"] = {"name": "", **full["tokenizer"]}
-        if isinstance(full.get("data"), Mapping):
-            full["data"] = _data_shorthand(full["data"])
+        for key in ("data", "target", "reference"):
+            if isinstance(full.get(key), Mapping):
+                full[key] = _data_shorthand(full[key])
         return {key: value for key, value in full.items() if value is not None}
+
+
+# What belongs to one table and means nothing of another.
+_OF_ONE_TABLE = ("path", "labels", "masks", "mask", "format", "reader", "mutations")
+
+
+def _share_data(recipe: dict[str, Any]) -> None:
+    """Let the tables of single heads take over what the recipe says of its own; without one, the first of them is it."""
+    heads = {name: head for name, head in recipe["heads"].items() if isinstance(head, Mapping) and head.get("data")}
+    tables = [head["data"] for head in heads.values() if isinstance(head["data"], Mapping)]
+    if "data" not in recipe and heads and len(heads) == len(recipe["heads"]):
+        recipe["data"] = dict(tables[0]) if tables else {}
+    above = recipe.get("data")
+    if not isinstance(above, Mapping):
+        return
+    shared = {key: value for key, value in _data_shorthand(above).items() if key not in _OF_ONE_TABLE}
+    for name, head in heads.items():
+        if isinstance(head["data"], Mapping):
+            recipe["heads"] = {**recipe["heads"], name: {**head, "data": {**shared, **_data_shorthand(head["data"])}}}
 
 
 def _head_name(name: Any) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from exapt.composition import check_sampling, check_together
 from exapt.errors import DataError, RecipeError
 from exapt.plugins import Offer, Plugins
 from exapt.recipe import Component, DataOptions, HeadChoice, Recipe, TrainingOptions, validated
@@ -52,10 +53,13 @@ class Chosen:
 
 @dataclass(frozen=True)
 class ChosenHead(Chosen):
-    """A head with its options, the column(s) of its labels (none if it learns without) and the weight of its loss."""
+    """A head with its options, the column(s) of its labels (none if it learns without), the weight of its loss, and its own
+    table if it has one.
+    """
 
     label: str | tuple[str, ...]
     weight: float
+    data: DataOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,8 @@ class Resolved:
         Folders are written as their last name: where they stand is a matter of one machine.
         """
         recipe = self.recipe.model_dump(mode="json")
-        recipe["data"] |= {key: Path(recipe["data"][key]).name for key in ("path", "labels", "masks")}
-        recipe["start"] = Path(recipe["start"]).name
+        recipe |= {key: _portable_table(recipe[key]) for key in ("data", "target", "reference") if recipe[key]}
+        recipe |= {key: Path(recipe[key]).name for key in ("start", "base")}
         recipe["backbone"] = portable(self.backbone.as_component(self.recipe.backbone.name), self.folder)
         recipe["tokenizer"] = portable(self.tokenizer.as_component(self._tokenizer_name), self.folder)
         recipe["heads"] = {name: self._head(name, head) for name, head in self.heads.items()}
@@ -142,7 +146,12 @@ class Resolved:
 
     def _head(self, name: str, head: ChosenHead) -> dict[str, Any]:
         label = {"label": head.label} if head.offer.spec.labelled else {}
-        return {**head.as_component(self.recipe.heads[name].name), **label, "weight": head.weight}
+        data = {"data": _portable_table(head.data.model_dump(mode="json"))} if head.data else {}
+        return {**head.as_component(self.recipe.heads[name].name), **label, "weight": head.weight, **data}
+
+
+def _portable_table(table: dict[str, Any]) -> dict[str, Any]:
+    return {**table, **{key: Path(table[key]).name for key in ("path", "labels", "masks")}}
 
 
 def column_name(label: str | tuple[str, ...]) -> str:
@@ -178,20 +187,21 @@ def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
     recipe = recipe.model_copy(update={"data": _with_wild_type(recipe.data, model[0], plugins)})
     heads = {name: _head(plugins, name, head, tuple(recipe.data.inputs)) for name, head in recipe.heads.items()}
     recipe = recipe.model_copy(update={"data": _without_unread(recipe.data, heads)})
-    strategies = tuple(
-        _choose(plugins.get(StrategySpec, named.name), named, f"strategies.{place}")
-        for place, named in enumerate(recipe.strategies)
-    )
+    recipe = recipe.model_copy(update={"target": _target(recipe, model[0], heads, plugins)})
+    recipe, strategies = _strategies(recipe, plugins)
     augmentations = tuple(
         _choose(plugins.get(AugmentationSpec, named.name), named, f"augmentations.{place}")
         for place, named in enumerate(recipe.augmentations)
     )
     _check_inputs(recipe, heads)
     recipe = _with_engine(recipe, model[0].offer.spec.modality)
-    _check_together(strategies)
+    check_together(strategies, recipe, heads)
     _check_augmentations(augmentations, model[0])
     _check_windows(model[0], heads, recipe)
-    return Resolved(recipe, *model, heads, strategies, augmentations, _training(recipe, strategies))
+    _check_prompts(model[0], strategies)
+    training = _training(recipe, strategies)
+    check_sampling(training, heads)
+    return Resolved(recipe, *model, heads, strategies, augmentations, training)
 
 
 def read_by(data: DataOptions, accepts: str) -> DataOptions:
@@ -214,6 +224,26 @@ def _with_wild_type(data: DataOptions, backbone: Chosen, plugins: Plugins) -> Da
     from exapt.data.mutants import told_wild_type
 
     return told_wild_type(data, plugins)
+
+
+def _target(recipe: Recipe, backbone: Chosen, heads: Mapping[str, ChosenHead], plugins: Plugins) -> DataOptions | None:
+    """Return how to read the target data: with the columns of the inputs that are learned from, unless others are named."""
+    data, target = recipe.data, recipe.target
+    if target is None:
+        return None
+    same = Path(target.path).expanduser().resolve() == Path(data.path).expanduser().resolve()
+    if same and (not target.only or not data.only or set(target.only) & set(data.only)):
+        raise RecipeError(
+            f"target.path and data.path are one table, '{Path(target.path).name}', so that there is no other domain: name "
+            "another table or, of one with a column of domains, the domains of each as data.only and target.only"
+        )
+    own = target.model_fields_set & {"inputs", "mutations", "wild_type"}
+    inherited = {} if own else {key: getattr(data, key) for key in ("inputs", "mutations", "wild_type", "wild_type_is")}
+    target = target.model_copy(update=inherited)
+    if not own:
+        return target
+    target = read_by(target, backbone.offer.spec.accepts)
+    return _without_unread(_with_wild_type(target, backbone, plugins), heads)
 
 
 def _without_unread(data: DataOptions, heads: Mapping[str, ChosenHead]) -> DataOptions:
@@ -254,6 +284,11 @@ def _choose(offer: Offer[Any], named: Component, place: str, files: Mapping[str,
 
 def _head(plugins: Plugins, name: str, head: HeadChoice, inputs: tuple[str, ...]) -> ChosenHead:
     offer = plugins.get(HeadSpec, head.name)
+    if offer.spec.towers:
+        raise RecipeError(
+            f"heads.{name}: '{offer.spec.name}' aligns two backbones, and a recipe of this kind has one: write one with two "
+            "towers for 'exapt align'"
+        )
     if not offer.spec.labelled and "label" in head.model_fields_set:
         raise RecipeError(f"heads.{name}: '{offer.spec.name}' learns without labels; leave 'label' out")
     if isinstance(head.label, tuple) and offer.spec.columns and offer.spec.columns not in head.options:
@@ -261,27 +296,28 @@ def _head(plugins: Plugins, name: str, head: HeadChoice, inputs: tuple[str, ...]
     if "inputs" in offer.spec.options.model_fields and "inputs" not in head.options:
         head = head.model_copy(update={"inputs": inputs})
     chosen = _choose(offer, head, f"heads.{name}")
-    return ChosenHead(chosen.offer, chosen.options, head.label, head.weight)
+    return ChosenHead(chosen.offer, chosen.options, head.label, head.weight, head.data)
 
 
 def _training(recipe: Recipe, strategies: Sequence[Chosen]) -> TrainingOptions:
     defaults: dict[str, Any] = {}
     for chosen in strategies:
-        defaults |= chosen.offer.spec.training
+        defaults |= chosen.offer.spec.training_of(chosen.options)
     given = recipe.training.model_dump(exclude_unset=True)
     return validated(TrainingOptions, {**defaults, **given}, "training")
 
 
-def _check_together(strategies: Sequence[Chosen]) -> None:
-    names = [chosen.offer.spec.name for chosen in strategies]
-    for name, chosen in zip(names, strategies, strict=True):
-        if names.count(name) > 1:
-            raise RecipeError(f"strategy '{name}' is named twice")
-        if chosen.offer.spec.alone and len(names) > 1:
-            others = ", ".join(f"'{other}'" for other in names if other != name)
-            raise RecipeError(
-                f"strategy '{name}' says of the whole backbone what learns: it cannot stand beside {others}"
-            )
+def _strategies(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, tuple[Chosen, ...]]:
+    """Return the strategies, with ``full`` before companions that leave open what learns, and the recipe that says so."""
+    offers = [plugins.get(StrategySpec, named.name) for named in recipe.strategies]
+    if not any(offer.spec.selects for offer in offers):
+        recipe = recipe.model_copy(update={"strategies": (Component(name="full"), *recipe.strategies)})
+        offers = [plugins.get(StrategySpec, "full"), *offers]
+    chosen = tuple(
+        _choose(offer, named, f"strategies.{place}")
+        for place, (offer, named) in enumerate(zip(offers, recipe.strategies, strict=True))
+    )
+    return recipe, chosen
 
 
 def _check_augmentations(augmentations: Sequence[Chosen], backbone: Chosen) -> None:
@@ -305,6 +341,16 @@ def _check_windows(backbone: Chosen, heads: Mapping[str, ChosenHead], recipe: Re
             raise RecipeError(f"head '{name}' answers for {each}: use backbone windows = \"pool\"")
     if len(recipe.data.inputs) > 1:
         raise RecipeError('windows of several inputs do not belong together: use backbone windows = "pool"')
+
+
+def _check_prompts(backbone: Chosen, strategies: Sequence[Chosen]) -> None:
+    spec = backbone.offer.spec
+    for chosen in strategies:
+        if "prompts" in chosen.offer.spec.needs and not spec.prompts:
+            raise RecipeError(
+                f"strategy '{chosen.offer.spec.name}' puts vectors before the tokens, which '{spec.name}' cannot take: "
+                "its blocks read more of each token than its state"
+            )
 
 
 def _with_engine(recipe: Recipe, modality: str) -> Recipe:

@@ -18,21 +18,24 @@ from torch import Tensor
 from exapt.data.batching import collate, padded
 from exapt.errors import PluginError
 from exapt.features import TOKENS, KeptFeatures
-from exapt.model import Kept, MicroBatch
+from exapt.model import Kept, MicroBatch, Midway
 from exapt.parts import NO_UNIT, Array, Batch, Encoding, Head
 from exapt.source import Source
+from exapt.trunk import Trunk
 
 
 @dataclass(frozen=True)
 class Inputs:
     """All values of one input: their encodings and, where the backbone is frozen, the features kept of them.
 
-    ``kept`` maps readings to features of the *distinct* encodings; ``distinct`` [rows] says which of them a row has.
+    ``kept`` maps readings to features of the *distinct* encodings; ``distinct`` [rows] says which of them a row has. Where
+    the lower part alone is frozen, ``trunk`` keeps what it makes of them.
     """
 
     encodings: Sequence[Encoding]
     kept: Mapping[str, KeptFeatures]
     distinct: Array
+    trunk: Trunk | None = None
 
     @classmethod
     def bare(cls, encodings: Sequence[Encoding]) -> Inputs:
@@ -41,13 +44,14 @@ class Inputs:
 
     def subset(self, rows: Array) -> Inputs:
         """Return some rows; kept features stay where they are."""
-        return Inputs([self.encodings[row] for row in rows], self.kept, self.distinct[rows])
+        return Inputs([self.encodings[row] for row in rows], self.kept, self.distinct[rows], self.trunk)
 
-    def take(self, rows: Array, device: torch.device) -> Batch | Kept:
+    def take(self, rows: Array, device: torch.device) -> Batch | Midway | Kept:
         """Return some rows, padded, on a device."""
         if self.kept:
             return {reading: kept.take(self.distinct[rows], device) for reading, kept in self.kept.items()}
-        return collate([self.encodings[row] for row in rows]).to(device)
+        batch = collate([self.encodings[row] for row in rows]).to(device)
+        return self.trunk.take(self.distinct[rows], batch) if self.trunk else batch
 
     @cached_property
     def tokens(self) -> Array:
@@ -77,6 +81,8 @@ class Rows:
     source: Source | None = None
     asked: Mapping[str, Inputs] | None = None
     """The inputs as heads without labels are to see them outside training."""
+    domains: Array | None = None
+    """The number [rows] of each row's domain among ``Learner.domains``, where the recipe names their column."""
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())).encodings)
@@ -97,6 +103,10 @@ class Rows:
         """Whether training rows differ each time they are seen."""
         return bool(self.posed) or (self.source is not None and self.source.changes)
 
+    def known(self, head: str) -> Array:
+        """Return which rows [rows] have a target of a head of which anything counts."""
+        return np.array([says_anything(target, self.heads[head].pad) for target in self.targets[head]], dtype=bool)
+
     def lengths(self, head: str) -> list[int]:
         """Return each row's length, in units or tokens, of the input that a head answers for."""
         encodings = self.inputs[self.answered[head]].encodings
@@ -110,13 +120,14 @@ class Rows:
         inputs = {name: inputs.subset(rows) for name, inputs in self.inputs.items()}
         asked = self.asked and {name: inputs.subset(rows) for name, inputs in self.asked.items()}
         source = self.source and self.source.subset(rows)
-        return replace(self, inputs=inputs, targets=targets, source=source, asked=asked)
+        domains = None if self.domains is None else self.domains[rows]
+        return replace(self, inputs=inputs, targets=targets, source=source, asked=asked, domains=domains)
 
     def take(self, rows: Array, device: torch.device) -> MicroBatch:
         """Return some rows as one micro-batch."""
         inputs = {name: values.take(rows, device) for name, values in self.inputs.items()}
         targets = {name: self._targets(name, rows).to(device) for name in self.targets}
-        return MicroBatch(inputs, targets, len(rows))
+        return MicroBatch(inputs, targets, len(rows), torch.from_numpy(np.asarray(rows)))
 
     def seen(self, rows: Array, epoch: int) -> Rows:
         """Return some rows as training sees them in an epoch: changed by augmentations, then posed by heads."""
@@ -182,7 +193,7 @@ class Rows:
         for name, values in encodings.items():
             values[row], moved[name] = self.source.changed(name, row, rng, values[row])
         for name, head in self.heads.items():
-            if head.labelled and head.ragged:
+            if name in targets and head.labelled and head.ragged:
                 units = _stand(moved[self.answered[name]], encodings[self.answered[name]][row])
                 for axis in range(head.axes):
                     targets[name][row] = _moved(targets[name][row], units, head.pad, axis)
@@ -221,6 +232,11 @@ class Rows:
             return torch.from_numpy(np.stack(arrays))
         longest = max(len(array) for array in arrays)
         return torch.from_numpy(padded(arrays, longest, self.heads[head].pad, self.heads[head].axes))
+
+
+def says_anything(target: Array, pad: float) -> bool:
+    """Whether a target has a part that counts; one of nothing at all, such as of an empty input, is let be."""
+    return not target.size or not bool(np.all(np.isnan(target) if np.isnan(pad) else target == pad))
 
 
 def _stand(units: Array | None, encoding: Encoding) -> Array | None:

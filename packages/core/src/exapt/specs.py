@@ -37,6 +37,15 @@ LocalPath = Annotated[str, OnDisk()]
 
 
 @dataclass(frozen=True)
+class Written:
+    """Marks an option that names a file to be written: it need not be there yet."""
+
+
+NewPath = Annotated[str, OnDisk(), Written()]
+"""An option that names a file that a run writes; empty for none."""
+
+
+@dataclass(frozen=True)
 class Limit:
     """Marks an option that says no more than what is refused: an adapter may be loaded with another value of it."""
 
@@ -51,6 +60,11 @@ def settable(options: type[Options]) -> list[str]:
 def local_paths(options: type[Options]) -> list[str]:
     """Return the names of the options that name files or folders."""
     return [name for name, field in options.model_fields.items() if OnDisk() in field.metadata]
+
+
+def new_paths(options: type[Options]) -> list[str]:
+    """Return the names of the options that name files to be written."""
+    return [name for name, field in options.model_fields.items() if Written() in field.metadata]
 
 
 class Sourced(Options):
@@ -194,6 +208,8 @@ class BackboneSpec(Spec):
     accepts: Literal["sequence", "structure", "cell"] = "sequence"
     scorers: tuple[str, ...] = ()
     """Names of the scorers that suit the family; the first is the one that ``exapt score`` takes unless told."""
+    prompts: bool = True
+    """Whether its blocks can see vectors before the tokens, of which nothing else is known: no letter, no coordinates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +233,22 @@ class HeadSpec(Spec):
     """Whether it learns from labels of the data; if not, it makes its targets of the inputs."""
     baseline: Literal["classification", "multilabel", "regression", "none"] = "none"
     """Which linear model on k-mers ``exapt compare`` sets beside it."""
+    fits: bool = False
+    """Whether it is fitted to the features of all training rows at once, by ``Head.fit``, beside whatever it learns."""
+    check: Callable[[Any, Any], None] | None = None
+    """``check(options, recipe)`` raises ``RecipeError`` if the options do not go with the ``Recipe``."""
+    towers: bool = False
+    """Whether it aligns two backbones, and is learned by ``exapt align``: of the pooled features of one tower or of both it
+    gives a unit vector for each, [batch, towers, width], and ``scale`` [] is what cosines are multiplied by.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.towers and (self.labelled or self.answers != "input" or self.baseline != "none"):
+            raise ValueError(
+                f"head '{self.name}' aligns two towers: pairs are all it learns from (labelled=False, answers='input', "
+                "baseline='none')"
+            )
         if self.labelled and self.answers == "token":
             raise ValueError(
                 f"head '{self.name}' learns from labels and answers for each token: labels are of inputs or of units, so "
@@ -232,9 +261,16 @@ class HeadSpec(Spec):
             )
 
 
+Need = Literal["target", "learning", "augmentations", "blocks", "labels", "valid", "pretrained", "prompts"]
+"""What a strategy may need: the recipe's target data; something of the backbone that learns; augmentations; a backbone
+built of blocks; heads that learn from labels; a valid part; pretrained weights; or a backbone that takes vectors before its tokens.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StrategySpec(Spec):
-    """A way to transfer. ``training`` holds the training defaults that suit it; a recipe's own values win.
+    """A way to transfer. ``training`` holds the training defaults that suit it, or makes them of the options; a recipe's own
+    values win.
 
     ``adopt(options, folder)`` is for strategies that keep PEFT's layout: it fits the options to a PEFT folder that a run
     starts from, and raises ``RecipeError`` if they disagree.
@@ -243,10 +279,27 @@ class StrategySpec(Spec):
     kind: ClassVar[str] = "strategy"
 
     build: Callable[[Any], Strategy]
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] = field(default_factory=dict)
+    selects: bool = True
+    """Whether it says what of the backbone learns. Others are companions: where none that selects is named, ``full`` does."""
     alone: bool = False
-    """Whether it says of the whole backbone what learns, so that no other strategy can stand beside it."""
+    """Whether it says so of the whole backbone, so that no other strategy that selects can stand beside it."""
+    merges: bool = True
+    """Whether what it adds can become part of the weights, for another stage to stand upon and to be exported."""
+    needs: frozenset[Need] = frozenset()
+    """What must be there for it to do anything."""
+    excludes: Mapping[str, str] = field(default_factory=dict)
+    """Names of strategies that it cannot stand beside, and why: the end of a sentence."""
+    check: Callable[[Any, Any], None] | None = None
+    """``check(options, recipe)`` raises ``RecipeError`` if the options do not go with the ``Recipe``."""
+    check_heads: Callable[[Any, Mapping[str, tuple[HeadSpec, Any]]], None] | None = None
+    """``check_heads(options, heads)`` raises ``RecipeError`` if they do not go with the heads: spec and options of each, by name.
+    """
     adopt: Callable[[Any, Path], Any] | None = None
+
+    def training_of(self, options: Any) -> Mapping[str, Any]:
+        """Return the training defaults that suit it with these options."""
+        return self.training(options) if callable(self.training) else self.training
 
 
 @dataclass(frozen=True, kw_only=True)

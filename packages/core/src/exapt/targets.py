@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+
 from exapt.data.splits import Split
 from exapt.data.strangers import strangers
 from exapt.data.tables import Examples
@@ -28,22 +30,34 @@ def encode_labels(
 
 def _encoded(rows: Rows, name: str, examples: Examples, resolved: Resolved, split: Split | None) -> list[Array]:
     head, lengths, labels = rows.heads[name], rows.lengths(name), examples.labels[name]
-    what, targets = f"label '{resolved.heads[name].label}'", []
+    what = f"label '{resolved.heads[name].label}'"
+    targets: list[Array | None] = []
     for label, length, who in zip(labels, lengths, examples.ids, strict=True):
         try:
-            targets.append(head.encode(label, length))
+            targets.append(None if label is None else head.encode(label, length))
         except DataError as error:
             said = ""
             if split is not None and isinstance(error, UnknownClassError):
                 said = strangers(_unknown(head, labels, lengths), split, examples.ids)
             raise DataError(f"{what}: {said}" if said else f"'{who}', {what}: {error}") from None
+    filled = _filled(targets, head, lengths)
     if head.answers != "pair":
-        return targets
+        return filled
     encodings, masks = rows.inputs[rows.answered[name]].encodings, examples.masks
     return [
         pairs_left_out(target, encoding, masks[row] if masks else None, head.pad)
-        for row, (target, encoding) in enumerate(zip(targets, encodings, strict=True))
+        for row, (target, encoding) in enumerate(zip(filled, encodings, strict=True))
     ]
+
+
+def _filled(targets: Sequence[Array | None], head: Head, lengths: Sequence[int]) -> list[Array]:
+    """Return targets of which nothing counts for rows without a label, in the shape of those that have one."""
+    like = next((target for target in targets if target is not None), np.zeros(()))
+
+    def nothing(length: int) -> Array:
+        return np.full((length,) * head.axes + like.shape[head.axes :], head.pad, like.dtype)
+
+    return [nothing(length) if target is None else target for target, length in zip(targets, lengths, strict=True)]
 
 
 def _unknown(head: Head, labels: Sequence[Any], lengths: Sequence[int]) -> dict[int, str]:

@@ -1,7 +1,8 @@
 """The one loop, split by level: ``fit`` over epochs, ``_epoch`` over steps, ``_step`` over micro-batches.
 
-Algorithms are data to it: what learns, and at what rate, was settled by the strategies before it starts. A step is
-``batch_size`` rows however many micro-batches and processes it is split over, so its result does not depend on either.
+Algorithms are data to it: what learns, at what rate and from which epoch, was settled by the strategies before it starts;
+what else they do is asked of them at its three levels. A step is ``batch_size`` rows however many micro-batches and
+processes it is split over, so its result does not depend on either.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,19 +20,29 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather
 from torch import Tensor, nn
 
 from exapt import device as devices
+from exapt.acting import Acting
 from exapt.checkpoint import Checkpoints, Position
-from exapt.data.batching import micro_batches, training_steps
-from exapt.errors import DataError, RecipeError, did_you_mean, listed
+from exapt.data.batching import balanced_steps, micro_batches, steps_of_tasks, training_steps
+from exapt.errors import DataError, MetricError, RecipeError, did_you_mean, listed
 from exapt.events import Event
+from exapt.fitting import fit_heads
 from exapt.measuring import Report, predict, score
 from exapt.metrics import better
 from exapt.model import MicroBatch, Model
-from exapt.parts import Array
+from exapt.parts import Array, Learns
 from exapt.recipe import TrainingOptions
+from exapt.resting import Resting
 from exapt.rows import Rows
+from exapt.under_way import UnderWay
+
+_AGAIN, _STREAM = 1 << 30, 1 << 31
 
 # Each process holds the whole model: checkpoints and evaluation rely on it.
 _REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+Schedule = Callable[[int, bool], float]
+"""The share of its peak that a rate has at a step (from 0), of what learns in the backbone (True) or above it (False)."""
 
 
 @dataclass
@@ -46,17 +57,24 @@ class Progress:
 
 
 class Trainer:
-    """Trains a model whose strategies have been applied. ``rates`` holds the rate multiple of each backbone parameter."""
+    """Trains a model whose strategies have been applied. ``rates`` says how each backbone parameter learns.
+
+    ``acting`` are the strategies, for all that they do beside that; ``schedule`` stands in for the recipe's own.
+    """
 
     def __init__(
         self,
         model: Model,
         options: TrainingOptions,
-        rates: Mapping[str, float],
+        rates: Mapping[str, Learns],
         seed: int,
         tell: Callable[[Event], None],
+        acting: Acting | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         self.options, self.seed, self.tell = options, seed, tell
+        self.acting = acting or Acting({}, model)
+        self.schedule = schedule or (lambda step, _: rate_factor(options, step, self.total_steps))
         # Not every backbone uses all that learns in every pass, which DDP has to be told.
         ddp = DistributedDataParallelKwargs(find_unused_parameters=bool(rates))
         # A step is the recipe's: no launcher's setting divides it once more.
@@ -71,31 +89,59 @@ class Trainer:
             gradient_accumulation_plugin=whole,
         )
         _refuse_sharding(self.accelerator)
-        groups = _parameter_groups(model, options, rates)
+        groups = _parameter_groups(model, options, rates, self.acting)
+        # Heads that are fitted in closed form on a frozen backbone leave nothing that steps could move.
+        self.learns = any(one.requires_grad for module in (model, self.acting) for one in module.parameters())
         # What learns must be leaf parameters of the wrapped model, so the optimiser is made before the wrapping.
         optimizer = torch.optim.AdamW(groups)
-        prepared = self.accelerator.prepare(model, optimizer)
+        prepared = self.accelerator.prepare(model, optimizer) if self.learns else (model, optimizer)
         self.wrapped: nn.Module = prepared[0]
         self.optimizer: Any = prepared[1]
         self.model: Model = self.accelerator.unwrap_model(self.wrapped)
+        self.resting = Resting(self.model, {group["since"] for group in groups}, options.epochs)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
+        self.streams: Mapping[str, Rows] = {}
+        self.elsewhere: Mapping[str, Callable[[], Report]] = {}
+        self.report: dict[str, Any] = {}
 
-    def fit(self, train: Rows, valid: Rows, checkpoints: Checkpoints) -> None:
+    def fit(
+        self, train: Rows, valid: Rows, checkpoints: Checkpoints, streams: Mapping[str, Rows] | None = None
+    ) -> None:
         """Train to the end and leave the model in its best state (the last, where there are no valid rows).
 
-        Continues from the newest checkpoint, if ``checkpoints`` holds one.
+        Continues from the newest checkpoint, if ``checkpoints`` holds one. ``streams`` are the rows that strategies asked
+        for; what they tell of the run is in ``report``.
         """
+        self.streams = streams or {}
+        self.under_way = UnderWay(self, train, valid)
+        strategies = self.acting.strategies
         self._resume(checkpoints)
+        for strategy in strategies.values():
+            strategy.begin(self.under_way)
         self.total_steps = self.options.epochs * len(self._order(train, 0))
         if self.options.metric:
             # A wrong name is to be refused before hours of training, not after the first of them.
             self._refuse_unknown_metric(self._validated(valid))
+        if not self.learns:
+            self.tell(
+                Event("note", {"text": "nothing learns by steps: the heads are fitted once, and no epoch is trained"})
+            )
+            self.progress.position = Position(self.options.epochs, 0)
         while self.progress.position.epoch < self.options.epochs and not self._patience_is_over():
             self._epoch(train, valid, checkpoints)
         if self.best:
             self.model.restore(self.best)
+        self._all_learn()
         self.model.settle()
+        self.model.eval()
+        # What others tell of the model is to be told of that which is kept.
+        in_turn = sorted(strategies, key=lambda name: strategies[name].replaces or math.inf)
+        ends = {name: dict(strategies[name].end(self.under_way)) for name in in_turn}
+        self.report = {name: ends[name] for name in strategies if ends[name]}
+        if ends:
+            # A strategy may have put other weights in place, which the fit was not made for.
+            fit_heads(self.model, train, self.budget)
         self.model.eval()
 
     def evaluate(self, rows: Rows, views: bool = True) -> Report:
@@ -117,6 +163,10 @@ class Trainer:
     def _epoch(self, train: Rows, valid: Rows, checkpoints: Checkpoints) -> None:
         position = self.progress.position
         order = self._order(train, position.epoch)
+        self._those_of(position.epoch)
+        self.resting.begin(position.epoch, [train, valid], list(self.streams.values()))
+        for strategy in self.acting.strategies.values():
+            strategy.epoch_begins(self.under_way, position.epoch)
         self.wrapped.train()
         for step in range(position.step, len(order)):
             self.progress.epoch_loss += self._step(train, order[step], position.epoch * len(order) + step)
@@ -124,8 +174,11 @@ class Trainer:
             if self.options.checkpoint_steps and position.step % self.options.checkpoint_steps == 0:
                 self._keep(checkpoints)
         report = {"train.loss": self.progress.epoch_loss / len(order)}
+        fit_heads(self.model, train, self.budget)
         report |= self._validated(valid)
         self._judge(report, position.epoch)
+        for strategy in self.acting.strategies.values():
+            strategy.epoch_ends(self.under_way, position.epoch)
         self.progress.position = Position(position.epoch + 1, 0)
         self.progress.epoch_loss = 0.0
         self._keep(checkpoints)
@@ -133,7 +186,25 @@ class Trainer:
 
     def _step(self, train: Rows, rows: Array, number: int) -> float:
         devices.seed_step(self.seed, number, self.accelerator.process_index)
-        micros = self._micros(train, rows)
+        value = self._replaced(rows, number)
+        if value is None:
+            value = self._learn(self._micros(train, rows, number))
+        self._update(number)
+        for strategy in self.acting.strategies.values():
+            strategy.stepped(self.under_way)
+        if not math.isfinite(value):
+            raise DataError(
+                f"the loss became {value} at step {number + 1}; lower training.learning_rate or check the labels"
+            )
+        self.tell(Event("step", {"step": number + 1, "steps": self.total_steps, "loss": value}))
+        return value
+
+    def _replaced(self, rows: Array, number: int) -> float | None:
+        values = (strategy.step(self.under_way, rows, number) for strategy in self.acting.strategies.values())
+        return next((value for value in values if value is not None), None)
+
+    def _learn(self, micros: list[MicroBatch]) -> float:
+        """Compute the gradients of a step, and return its loss."""
         totals = self._totals(micros)
         loss = torch.zeros((), device=self.device)
         for place, micro in enumerate(micros):
@@ -143,26 +214,64 @@ class Trainer:
                 share = self.wrapped(micro, totals) * self.accelerator.num_processes
                 self.accelerator.backward(share)
             loss += share.detach()
-        self._update(number)
-        value = float(self.accelerator.reduce(loss, "mean"))
-        if not math.isfinite(value):
-            raise DataError(
-                f"the loss became {value} at step {number + 1}; lower training.learning_rate or check the labels"
-            )
-        self.tell(Event("step", {"step": number + 1, "steps": self.total_steps, "loss": value}))
-        return value
+        return float(self.accelerator.reduce(loss, "mean"))
 
-    def _micros(self, train: Rows, rows: Array) -> list[MicroBatch]:
+    def _micros(self, train: Rows, rows: Array, number: int) -> list[MicroBatch]:
         mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         # Processes must meet in every backward pass: one without rows joins in with a row that weighs nothing.
         wanted = mine if len(mine) else rows[:1]
+        epoch, numbers = self.progress.position.epoch, wanted
+        facts: dict[str, Any] = {"progress": number / self.total_steps, "epoch": epoch}
+        if self.streams or self.acting.streams:
+            facts["streams"] = self._beside(train, wanted, number)
         if train.renewed:
-            train, wanted = train.seen(wanted, self.progress.position.epoch), np.arange(len(wanted))
-        if len(mine):
-            return [train.take(part, self.device) for part in micro_batches(train.tokens, wanted, self.budget)]
-        idle = train.take(wanted, self.device)
-        targets = {name: torch.full_like(target, self.model.head(name).pad) for name, target in idle.targets.items()}
-        return [MicroBatch(idle.inputs, targets, 0)]
+            train, wanted = train.seen(wanted, epoch), np.arange(len(wanted))
+        if not len(mine):
+            idle = train.take(wanted, self.device)
+            none = {name: torch.full_like(known, self.model.head(name).pad) for name, known in idle.targets.items()}
+            return [replace(idle, targets=none, rows=0, share=0.0, **facts)]
+        whole = self.acting.whole or any(self.model.head(name).whole for name in self.model.heads)
+        parts = [wanted] if whole else micro_batches(train.tokens, wanted, self.budget)
+        of = dict(zip(wanted.tolist(), numbers.tolist(), strict=True))
+        return [
+            replace(
+                train.take(part, self.device),
+                numbers=torch.tensor([of[row] for row in part.tolist()]),
+                share=len(part) / len(rows),
+                **facts,
+            )
+            for part in parts
+        ]
+
+    def _beside(self, train: Rows, wanted: Array, number: int) -> dict[str, MicroBatch]:
+        """Return the rows of each stream in a step: a pass over them takes as many steps as it needs, and then another."""
+        found = {}
+        for name in self.acting.streams:
+            again = name.endswith("again")
+            # Far from any epoch that there will be, so that nothing is seen twice alike.
+            epoch = self.progress.position.epoch + (_AGAIN if again else 0)
+            rows = self.streams[name.removesuffix("-again")] if name != "again" else train
+            chosen = wanted if name == "again" else self._drawn(rows, number)
+            micro = rows.seen(chosen, epoch).take(np.arange(len(chosen)), self.device)
+            found[name] = replace(micro, numbers=torch.from_numpy(chosen))
+        return found
+
+    def _drawn(self, rows: Rows, number: int) -> Array:
+        size = min(self.options.batch_size, len(rows))
+        passes, place = divmod(number, max(1, len(rows) // size))
+        order = np.random.default_rng((self.seed, _STREAM, passes)).permutation(len(rows))
+        drawn = order[place * size : (place + 1) * size]
+        mine: Array = drawn[self.accelerator.process_index :: self.accelerator.num_processes]
+        return mine if len(mine) else drawn[:1]
+
+    def _those_of(self, epoch: int) -> None:
+        """Let learn what learns in an epoch; gradients end where nothing below does."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(group["since"] <= epoch)
+
+    def _all_learn(self) -> None:
+        self._those_of(self.options.epochs)
 
     def _totals(self, micros: list[MicroBatch]) -> dict[str, Tensor]:
         totals = {}
@@ -174,17 +283,26 @@ class Trainer:
     def _update(self, number: int) -> None:
         if self.options.clip:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.options.clip)
-        factor = rate_factor(self.options, number, self.total_steps)
+        pace = math.prod(one.rate(self.progress.position.epoch) for one in self.acting.strategies.values())
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            group["lr"] = group["peak"] * self.schedule(number, group["paced"]) * (pace if group["paced"] else 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def _order(self, train: Rows, epoch: int) -> list[Array]:
+        if self.options.sampling == "balanced":
+            classes = np.stack(train.targets[next(iter(self.model.heads))])
+            return balanced_steps(classes, self.options.batch_size, self.seed, epoch)
+        if self.options.sampling == "tasks":
+            known = [train.known(name) for name in self.model.heads if self.model.head(name).labelled]
+            heat = self.options.task_temperature
+            return steps_of_tasks(known, heat, self.options.batch_size, self.seed, epoch)
         return training_steps(len(train), self.options.batch_size, self.seed, epoch)
 
     def _judge(self, report: Report, epoch: int) -> None:
-        progress, names = self.progress, [f"valid.{self._metric}", "valid.loss"]
+        if not all(one.counts(epoch, self.options.epochs) for one in self.acting.strategies.values()):
+            return
+        progress, names = self.progress, [f"valid.{self.metric}", "valid.loss"]
         # An epoch in which the metric is undefined is judged by its loss, and loses to any in which it is defined.
         name = next((name for name in names if name in report), "")
         if not name:
@@ -195,16 +313,17 @@ class Trainer:
             self.best = self.model.learned()
 
     @property
-    def _metric(self) -> str:
+    def metric(self) -> str:
+        """The metric of the valid part that chooses the best epoch: the recipe's, else the first head's own."""
         first = next(iter(self.model.heads))
         own = self.model.head(first).metric
         return self.options.metric or (own if len(self.model.heads) == 1 else f"{first}.{own}")
 
     def _refuse_unknown_metric(self, report: Report) -> None:
         known = [name.removeprefix("valid.") for name in report]
-        if known and self._metric not in known:
-            raise RecipeError(
-                f"training.metric '{self._metric}' is not measured here.{did_you_mean(self._metric, known)} "
+        if known and self.metric not in known:
+            raise MetricError(
+                f"training.metric '{self.metric}' is not measured here.{did_you_mean(self.metric, known)} "
                 f"Known: {listed(known)}"
             )
 
@@ -214,12 +333,15 @@ class Trainer:
 
     def _keep(self, checkpoints: Checkpoints) -> None:
         if self.accelerator.is_main_process:
-            checkpoints.save(self.model, self.optimizer, self.best, asdict(self.progress))
+            own = self.acting.state_dict()
+            checkpoints.save(self.model, self.optimizer, self.best, asdict(self.progress), own)
         self.accelerator.wait_for_everyone()
 
     def _resume(self, checkpoints: Checkpoints) -> None:
-        facts = checkpoints.load(self.model, self.optimizer, self.best)
+        own: dict[str, Tensor] = {}
+        facts = checkpoints.load(self.model, self.optimizer, self.best, own)
         if facts:
+            self.acting.load_state_dict(own)
             self.progress = Progress(**{**facts, "position": Position(**facts["position"])})
 
 
@@ -241,22 +363,34 @@ def rate_factor(options: TrainingOptions, step: int, total: int) -> float:
     return left if options.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
-def _parameter_groups(model: Model, options: TrainingOptions, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+def _parameter_groups(
+    model: Model, options: TrainingOptions, rates: Mapping[str, Learns], acting: Acting
+) -> list[dict[str, Any]]:
     rated = [
-        (parameter, options.head_learning_rate, parameter.ndim > 1)
-        for parameter in model.heads.parameters()
+        (parameter, options.head_learning_rate, parameter.ndim > 1, 0, False)
+        for module in (model.heads, acting)
+        for parameter in module.parameters()
         if parameter.requires_grad
     ]
     # What scales or shifts is one number a channel, be it shaped as a row (IA3) or not: decay would pull it off its rest.
     rated += [
-        (parameter, options.learning_rate * rates[name], parameter.ndim > 1 and min(parameter.shape) > 1)
+        (
+            parameter,
+            options.learning_rate * rates[name].rate,
+            parameter.ndim > 1 and min(parameter.shape) > 1,
+            rates[name].since,
+            True,
+        )
         for name, parameter in model.backbone.named_parameters()
         if name in rates
     ]
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter, rate, decays in rated:
-        groups.setdefault((rate, options.weight_decay if decays else 0.0), []).append(parameter)
+    # An optimiser takes no empty list: an idle number stands in for what does not learn.
+    rated = rated or [(nn.Parameter(torch.zeros(1)), 0.0, False, 0, False)]
+    groups: dict[tuple[float, float, int, bool], list[nn.Parameter]] = {}
+    for parameter, rate, decays, since, paced in rated:
+        key = (rate, options.weight_decay if decays else 0.0, since, paced)
+        groups.setdefault(key, []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
+        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay, "since": since, "paced": paced}
+        for (rate, decay, since, paced), parameters in groups.items()
     ]

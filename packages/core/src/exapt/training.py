@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 
 from exapt import __version__, adapter
 from exapt import device as devices
+from exapt.acting import Acting
 from exapt.adapted import Adapted
+from exapt.base import Base, named_base
 from exapt.broadcast import Broadcast, claimed, run_folder
 from exapt.building import (
     build_augmentations,
@@ -27,22 +29,29 @@ from exapt.building import (
     source_of,
 )
 from exapt.checkpoint import Checkpoints
+from exapt.composition import check_files
+from exapt.data.domains import domain_names, numbered
 from exapt.errors import RecipeError, listed
 from exapt.events import Event, Listener, Run
-from exapt.features import FeatureKey, KeptFeatures, answers_digest, encodings_digest, frozen_features
 from exapt.fingerprint import architecture, fingerprint, fingerprint_tokenizer
+from exapt.fitting import fit_heads
 from exapt.golden import probe_record
-from exapt.labelled import PARTS, Table, read_table
+from exapt.keeping import Keeping
+from exapt.labelled import PARTS, Other, Table, read_other
 from exapt.manifest import FORMAT, finite
 from exapt.model import Model
-from exapt.parts import Array, Encoding, Features, Pooled, Tokenizer
+from exapt.parts import Array, Backbone, Encoding, Features, Learns, Pooled, Strategy, Tokenizer
 from exapt.plugins import current
 from exapt.recipe import Recipe
 from exapt.resolve import Resolved, resolve
+from exapt.retention import Retention
 from exapt.rows import Inputs, Rows
+from exapt.shift import DOMAINS, Shift, Target, domains_report, parted, target_of
 from exapt.start import Start, adopted
 from exapt.targets import encode_labels
-from exapt.trainer import Trainer
+from exapt.tasks import read_table
+from exapt.trainer import Schedule, Trainer
+from exapt.under_way import recalled
 from exapt.windows import in_windows
 
 # Rows that a head sees to set its normalisation: features at hand cost nothing, others a forward pass each.
@@ -56,23 +65,33 @@ def run(
     resume: bool = False,
     device: str = "",
     listeners: Sequence[Listener] = (),
+    parts: Sequence[str] = PARTS,
+    schedule: Schedule | None = None,
 ) -> Adapted:
-    """Train as a recipe says; write the adapter to ``out`` if it is given, and logs and checkpoints beside it."""
+    """Train as a recipe says; write the adapter to ``out`` if it is given, and logs and checkpoints beside it.
+
+    Rows that none of the ``parts`` holds are left out altogether, and without ``test`` no label of the target domain is
+    read. ``schedule`` stands in for the recipe's schedule of rates.
+    """
     plugins, where = current(), devices.choose(device)
     processes = devices.processes(where)
     # From the very start: features and fingerprints are to be the same every time too.
     devices.seed_everything(recipe.seed, where)
     resolved = resolve(recipe, plugins)
+    check_files(resolved.strategies)
     start = Path(recipe.start) if recipe.start else None
+    base = named_base(recipe.base, recipe.start)
     if start is not None:
         resolved = adopted(resolved, start)
     folder = run_folder(out, resume)
     resolved = inferred_tokenizer(resolved)
-    table = read_table(resolved)
+    table = read_table(resolved, parts)
     resolved = resolved.infer(table.labels("train"))
+    other = resolved.recipe.target
+    target = read_other(resolved, other, "target", "test" in parts) if other else None
     with claimed(folder, resume), Broadcast(plugins, Run(folder, resolved.as_recipe()), listeners) as tell:
-        session = _Session(resolved, table, where, tell)
-        adapted = session.train(Start(start) if start else None, folder, resume)
+        session = _Session(resolved, table, target, base, where, tell)
+        adapted = session.train(Start(start) if start else None, folder, resume, schedule)
     if out is not None and processes.is_main_process:
         adapted.save(out)
         Checkpoints(folder, {}).clear()
@@ -83,17 +102,26 @@ def run(
 class _Session:
     """The state of one run between its stages."""
 
-    def __init__(self, resolved: Resolved, table: Table, device: torch.device, tell: Callable[[Event], None]) -> None:
-        self.resolved, self.table, self.device, self.tell = resolved, table, device, tell
+    def __init__(
+        self,
+        resolved: Resolved,
+        table: Table,
+        target: Other | None,
+        base: Base | None,
+        device: torch.device,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.resolved, self.table, self.target, self.base = resolved, table, target, base
+        self.device, self.tell = device, tell
         self.recipe = resolved.recipe
         self.name = self.recipe.backbone.name
         self.probes = probe_inputs(resolved.backbone)
 
-    def train(self, start: Start | None, folder: Path | None, resume: bool) -> Adapted:
+    def train(self, start: Start | None, folder: Path | None, resume: bool, schedule: Schedule | None) -> Adapted:
         tokenizer = build_tokenizer(self.resolved.tokenizer)
         encodings = dict(self.table.encodings)
         self._know(tokenizer)
-        model, rates = self._model(encodings, tokenizer, start)
+        model, rates, strategies = self._model(encodings, tokenizer, start)
         rows = self._rows(model, tokenizer, self._in_windows(encodings, model))
         parts = {part: rows.subset(getattr(self.table.split, part)) for part in PARTS}
         parts |= {part: parts[part].settled() for part in ("valid", "test")}
@@ -101,17 +129,33 @@ class _Session:
         # Features of a backbone that learns move away from any statistics taken of them at the start.
         if model.frozen:
             adjust(model, parts["train"], self.recipe.seed, taken_up)
+        fit_heads(model, parts["train"], devices.token_budget(self.device))
         self.tell(Event("start", self._sizes(model)))
         devices.seed_everything(self.recipe.seed, self.device)
-        trainer = Trainer(model, self.resolved.training, rates, self.recipe.seed, self.tell)
-        trainer.fit(parts["train"], parts["valid"], Checkpoints(folder, self._identity(model.precision), resume))
+        acting = Acting(strategies, model).to(self.device)
+        model.acting = acting if acting.in_passes else None
+        trainer = Trainer(model, self.resolved.training, rates, self.recipe.seed, self.tell, acting, schedule)
+        target = self._target(model, tokenizer)
+        shift = self._shift(model, parts["train"], target, trainer.budget)
+        identity = self._identity(model.precision)
+        streams = {"target": target.rows} if target else {}
+        streams |= recalled(strategies.values(), self.resolved.answered)
+        if target is not None and target.measured:
+            trainer.elsewhere = {"target": partial(target.report, trainer.evaluate)}
+        trainer.fit(parts["train"], parts["valid"], Checkpoints(folder, identity, resume), streams)
+        model.acting = None
         metrics = {part: trainer.evaluate(parts[part]) for part in ("valid", "test")}
+        if target is not None and target.measured:
+            metrics["target"] = target.report(trainer.evaluate)
         metrics |= {name: trainer.evaluate(rows.subset(some).settled()) for name, some in self.table.bands().items()}
+        metrics |= self._kept(model)
         if self.table.leakage and folder is not None and devices.is_main_process():
             self.table.leakage.write(folder / "leakage.csv", overwrite=True)
         best = trainer.progress.best_epoch + 1
-        self.tell(Event("end", {"best_epoch": best, **_flat(metrics)}))
-        manifest = self._manifest(model, tokenizer, metrics, best)
+        domains = domains_report(shift, metrics, trainer.metric)
+        transfer = finite({**trainer.report, **({DOMAINS: domains} if domains else {})})
+        self.tell(Event("end", {"best_epoch": best, **_flat(metrics), **({"transfer": transfer} if transfer else {})}))
+        manifest = self._manifest(model, tokenizer, metrics, best) | ({"transfer": transfer} if transfer else {})
         return Adapted(model, tokenizer, self.resolved, manifest)
 
     def _note(self, text: str) -> None:
@@ -123,16 +167,29 @@ class _Session:
 
     def _model(
         self, encodings: Mapping[str, list[Encoding]], tokenizer: Tokenizer, start: Start | None
-    ) -> tuple[Model, dict[str, float]]:
+    ) -> tuple[Model, dict[str, Learns], dict[str, Strategy]]:
         strategies = build_strategies(self.resolved)
-        self.pretrained = all(strategy.pretrained for strategy in strategies)
+        self.pretrained = all(strategy.pretrained for strategy in strategies.values())
+        if self.base is not None and not self.pretrained:
+            raise RecipeError(f"strategy 'scratch' starts afresh: it cannot stand upon '{self.base.folder.name}'")
+        self.pretrained = self.pretrained and not (self.base is not None and self.base.fresh)
         backbone = build_backbone(self.resolved.backbone, self.pretrained, self.recipe.seed)
         for values in encodings.values():
             refuse_too_long(values, self.table.examples.ids, backbone, self.name, self.resolved.backbone)
         self.backbone_word, self.architecture = fingerprint(backbone), architecture(backbone)
         self._remember()
+        if self.base is not None:
+            self.base.check(self.name, self.backbone_word, self.architecture)
+            self.base.lay(backbone, current())
         self._resolve_layer(len(backbone.blocks()), backbone.features_layer)
+        self.retention = self._retention(backbone, tokenizer)
+        if start is None:
+            self._measure_reference(backbone.to(self.device))
         model, rates = build_model(self.resolved, backbone, tokenizer, strategies, self.device, self.recipe.seed)
+        # What a strategy puts before the tokens takes of their room.
+        for values in encodings.values():
+            refuse_too_long(values, self.table.examples.ids, backbone, self.name, self.resolved.backbone)
+        model.base = self.base.folder if self.base else None
         if start is not None:
             start.check(self.name, self.backbone_word if self.pretrained else None, self.architecture)
             left_out = start.put_backbone(model)
@@ -140,7 +197,43 @@ class _Session:
                 self._note(
                     f"'{start.folder.name}': {len(left_out)} tensors of its own head left out: {', '.join(left_out)}"
                 )
-        return model, rates
+            self._measure_reference(backbone)
+        self.keeping = self._keeping(model, strategies, start is None)
+        return model, rates, strategies
+
+    def _retention(self, backbone: Backbone, tokenizer: Tokenizer) -> Retention | None:
+        options = self.recipe.reference
+        return Retention.of(self.resolved, options, backbone, tokenizer) if options else None
+
+    def _measure_reference(self, backbone: Backbone) -> None:
+        """Ask the language model before anything learns, and before what a strategy puts in stands in its way."""
+        if self.retention is not None:
+            precision = devices.resolve_precision(self.resolved.training.precision, self.device)
+            self.retention.before = self.retention.measure(backbone, precision)
+
+    def _kept(self, model: Model) -> dict[str, dict[str, float]]:
+        """Return what the language model's loss was and is, by part."""
+        if self.retention is None:
+            return {}
+        # What nothing changed answers as before.
+        changed = bool(model.changed)
+        after = self.retention.measure(model.backbone, model.precision) if changed else self.retention.before
+        self._note(self.retention.told(after))
+        return {"reference before": self.retention.before, "reference after": after}
+
+    def _keeping(self, model: Model, strategies: Mapping[str, Strategy], afresh: bool) -> Keeping:
+        # An adapter to start from, or what changes the model from the first, would make them states of another model.
+        same = self.pretrained and afresh and all(strategy.neutral for strategy in strategies.values())
+        return Keeping(
+            backbone=self.resolved.backbone,
+            weights=self.backbone_word + (self.base.digest if self.base else ""),
+            tokenizer=self.tokenizer_word,
+            probed=self.probed,
+            device=self.device,
+            tell=self.tell,
+            features=self.pretrained and model.frozen and not model.changed,
+            states=same and self.resolved.training.cache,
+        )
 
     def _resolve_layer(self, last: int, features_layer: int) -> None:
         labelled, layer = self.resolved.labels.keys(), self.recipe.layer
@@ -181,52 +274,30 @@ class _Session:
         # Said once nothing of the data can be refused any more, so that a refusal stands alone.
         for note in (*self.table.notes, *self.table.tallies.lines(), *model.backbone.notes):
             self._note(note)
-        # Features are kept only of inputs that stay the same, under a backbone that nothing changes: not one that learns,
-        # nor one that was changed before.
-        if not bare.renewed and model.frozen and not model.changed and self.pretrained:
-            inputs = {name: self._inputs(model, values) for name, values in encodings.items()}
-        return replace(bare, inputs=inputs, targets=targets)
+        if not bare.renewed:
+            inputs = {name: self.keeping.inputs(model, values) for name, values in encodings.items()}
+        rows = replace(bare, inputs=inputs, targets=targets)
+        return self._in_domains(rows, model) if self.recipe.data.domain else rows
 
-    def _inputs(self, model: Model, encodings: list[Encoding]) -> Inputs:
-        words = [encodings_digest([encoding]) for encoding in encodings]
-        first = {word: place for place, word in reversed(list(enumerate(words)))}
-        order = {word: number for number, word in enumerate(dict.fromkeys(words))}
-        distinct = [encodings[first[word]] for word in order]
-        # One process computes what the others then find.
-        with devices.processes(self.device).local_main_process_first():
-            kept = {
-                reading: self._kept(model, distinct, reading)
-                for reading in sorted({model.head(name).reads for name in model.heads})
-            }
-        return Inputs(encodings, kept, np.array([order[word] for word in words]))
+    def _in_domains(self, rows: Rows, model: Model) -> Rows:
+        examples, data = self.table.examples, self.recipe.data
+        names = domain_names(examples.table, data.domain, examples.ids, Path(data.path).name)
+        model.domains, numbers = numbered(names)
+        return replace(rows, domains=numbers)
 
-    def _kept(self, model: Model, encodings: list[Encoding], reading: str) -> KeptFeatures:
-        key = FeatureKey(
-            weights=self.backbone_word,
-            tokenizer=self.tokenizer_word,
-            code=self._code(model),
-            inputs=encodings_digest(encodings),
-            layer=model.layer,
-            reading=reading,
-            precision=model.precision,
-            budget=devices.token_budget(self.device),
-            machine=devices.describe(self.device),
-        )
-        return frozen_features(model.backbone, encodings, key, self._features_told)
+    def _target(self, model: Model, tokenizer: Tokenizer) -> Target | None:
+        """Return the rows of the domain that the model is for, if the recipe names a table of them."""
+        if self.target is None:
+            return None
+        target = target_of(self.target, model, tokenizer, self.resolved, partial(self.keeping.inputs, model))
+        for note in self.target.notes:
+            self._note(f"target: {note}")
+        return target
 
-    def _code(self, model: Model) -> dict[str, Any]:
-        info, options = self.resolved.backbone.offer.info, self.resolved.backbone.options
-        return {
-            info.distribution: info.version,
-            "exapt": __version__,
-            "transformers": version("transformers"),
-            "options": options.model_dump(mode="json", exclude={"source", "revision"}),
-            # A config, or a plugin under development, can change without any of these: its answers tell.
-            "answers": answers_digest(model.backbone, self.probed, model.layer),
-        }
-
-    def _features_told(self, done: int, of: int) -> None:
-        self.tell(Event("features", {"done": done, "of": of}))
+    def _shift(self, model: Model, train: Rows, target: Target | None, budget: int) -> Shift:
+        # A search, which is not to see how good a model is elsewhere, need not pay for it either.
+        unseen = self.target is not None and not self.target.measured
+        return Shift(model, [] if unseen else parted(train, target.rows if target else None), self.recipe.seed, budget)
 
     def _sizes(self, model: Model) -> dict[str, Any]:
         learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -238,11 +309,15 @@ class _Session:
             **{f"rows.{part}": count for part, count in self.table.facts["rows"].items()},
         }
 
+    def _data_facts(self) -> dict[str, Any]:
+        return {**self.table.facts, **({"target": dict(self.target.facts)} if self.target else {})}
+
     def _identity(self, precision: str) -> dict[str, Any]:
         return {
             "recipe": self.resolved.as_recipe(),
-            "data": dict(self.table.facts),
+            "data": self._data_facts(),
             "backbone": self.backbone_word,
+            "base": self.base.digest if self.base else "",
             "tokenizer": self.tokenizer_word,
             "plugins": self.resolved.plugins,
             "made_with": {**devices.describe(self.device), "precision": precision},
@@ -255,10 +330,11 @@ class _Session:
         return {
             "exapt": {"format": FORMAT, "version": __version__},
             "recipe": self.resolved.as_recipe(),
-            "plugins": self.resolved.plugins,
+            "plugins": {**(self.base.manifest["plugins"] if self.base else {}), **self.resolved.plugins},
+            **({"base": {"name": self.base.folder.name, "digest": self.base.digest}} if self.base else {}),
             "backbone": self._backbone_facts(model),
             "tokenizer": {"name": self.resolved.tokenizer.offer.spec.name, "fingerprint": self.tokenizer_word},
-            "data": dict(self.table.facts),
+            "data": self._data_facts(),
             "metrics": finite(metrics),
             "best_epoch": best,
             "tensors": adapter.describe_tensors(adapter.learned_files(model)),

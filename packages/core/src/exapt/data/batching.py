@@ -19,6 +19,46 @@ def training_steps(rows: int, batch_size: int, seed: int, epoch: int) -> list[Ar
     return [order[start : start + batch_size] for start in range(0, rows, batch_size)]
 
 
+def balanced_steps(classes: Array, batch_size: int, seed: int, epoch: int) -> list[Array]:
+    """Return the rows of each optimiser step of an epoch of as many rows in all, of each class equally many.
+
+    ``classes`` [rows] are below 0 where none is known: such a row comes once. Rows of a class come equally often, give or
+    take one; of a frequent class, other epochs draw others. Like ``training_steps``, it depends on seed and epoch alone.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    rows = [np.flatnonzero(classes == one) for one in np.unique(classes[classes >= 0])]
+    without = np.flatnonzero(classes < 0)
+    shares = np.full(len(rows), (len(classes) - len(without)) // max(1, len(rows)))
+    shares[rng.permutation(len(rows))[: len(classes) - len(without) - shares.sum()]] += 1
+    drawn = [_drawn(rng, of_class, share) for of_class, share in zip(rows, shares.tolist(), strict=True)]
+    order = rng.permutation(np.concatenate([without, *drawn]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def steps_of_tasks(known: Sequence[Array], temperature: float, batch_size: int, seed: int, epoch: int) -> list[Array]:
+    """Return the rows of each optimiser step of an epoch of as many rows in all, tasks by size ** (1 / temperature).
+
+    ``known`` [rows] says of each task which rows have a label of it. Rows that serve several tasks alike are drawn for one
+    of them, and learned from for all; rows without any label, for heads without labels, are a task too. Raffel et al. 2020,
+    arXiv:1910.10683 (temperature-scaled mixing).
+    """
+    rng = np.random.default_rng((seed, epoch))
+    rest = ~np.logical_or.reduce(known)
+    rows = [found for found in map(np.flatnonzero, [*known, rest]) if len(found)]
+    weights = np.array([float(len(one)) for one in rows]) ** (1 / temperature)
+    total = len(rest)
+    shares = np.floor(total * weights / weights.sum()).astype(np.int64)
+    shares[rng.permutation(len(rows))[: total - shares.sum()]] += 1
+    drawn = [_drawn(rng, of_task, share) for of_task, share in zip(rows, shares.tolist(), strict=True)]
+    order = rng.permutation(np.concatenate(drawn))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _drawn(rng: np.random.Generator, rows: Array, count: int) -> Array:
+    times = -(-count // len(rows))
+    return np.concatenate([rng.permutation(rows) for _ in range(times)] or [rows])[:count]
+
+
 def micro_batches(tokens: Array, rows: Array, budget: int) -> list[Array]:
     """Split ``rows`` into batches of similar length, each of at most ``budget`` padded tokens (or of one row).
 

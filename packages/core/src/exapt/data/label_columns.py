@@ -116,6 +116,20 @@ def missing_rows(examples: Examples, options: DataOptions, labels: Labels, per_u
     return sorted(found)
 
 
+def without_any(
+    examples: Examples, options: DataOptions, labels: Labels, per_unit: Collection[str] = ()
+) -> dict[str, set[int]]:
+    """Return the rows of each head that have none of its labels. Raises ``DataError`` if no row has any."""
+    name, found = Path(options.path).name, {}
+    for head, columns in labels.items():
+        several = (columns,) if isinstance(columns, str) else columns
+        holes = head in per_unit
+        found[head] = set.intersection(*(set(_missing(examples, column, name, holes)) for column in several))
+        if len(found[head]) == len(examples):
+            raise DataError(f"{name}: no row has a label in {', '.join(several)}.")
+    return found
+
+
 def _refusal(examples: Examples, rows: set[int], where: str, name: str) -> DataError:
     first = min(rows)
     have = "has" if len(rows) == 1 else "have"
@@ -123,6 +137,11 @@ def _refusal(examples: Examples, rows: set[int], where: str, name: str) -> DataE
         f"{name}: {len(rows)} of {len(examples)} rows {have} no label in {where}, "
         f'first {row_named(first + 1, examples.ids[first])}. Fill in, or leave out with data.missing_labels = "drop".'
     )
+
+
+def without_label(examples: Examples, columns: Sequence[str], name: str, holes: bool) -> set[int]:
+    """Return the rows that lack one of some columns of labels; with ``holes``, some units may lack theirs."""
+    return {row for column in columns for row in _missing(examples, column, name, holes)}
 
 
 def _missing(examples: Examples, column: str, name: str, holes: bool) -> Iterator[int]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from exapt.cells import CellType
 from exapt.data import label_columns
 from exapt.data.columns import DIGEST, column_values, content_digest, find_id_column, id_values, row_named
+from exapt.data.domains import of_domains
 from exapt.data.files import open_table, reader_of
 from exapt.data.masks import MASK, masked
 from exapt.data.mutants import made_inputs, wild_type_lines
@@ -135,20 +136,20 @@ def read_examples(
     """
     whole, told = _whole(options.path, options.format, options.reader)
     source = _Source(Path(options.path), options if keep_labels else _by_content(options, whole))
-    read = source.examples(whole)
+    read = of_domains(source.examples(whole), options)
     if not keep_labels:
         return read, Report(source.name, len(read), repeated=source.repeated, told=told)
-    table, unused = _with_second(read, options, labels)
+    table, unused = with_second(read, options, labels)
     told = (*told, *wild_type_lines(read, options, source.name))
     examples = replace(
         read, table=table, labels=label_columns.values(table, labels, Path(options.labels or options.path).name)
     )
     if source.repeated:
         _refuse_contradictions(examples, source.name)
-    missing = label_columns.missing_rows(examples, options, labels, per_unit)
+    examples, missing = _labels_there(examples, options, labels, per_unit)
     kept, dropped = _without(examples, missing), [read.ids[row] for row in missing]
     if options.masks or options.mask:
-        second = _beside(options.masks, MASK) if options.masks else None
+        second = beside(options.masks, MASK) if options.masks else None
         kept, empty, lines = masked(kept, second, options, read)
         dropped, told = [*dropped, *empty], (*told, *lines)
     report = Report(
@@ -163,7 +164,21 @@ def read_examples(
     return kept, report
 
 
-def _beside(path: str, column: str) -> pa.Table:
+def _labels_there(
+    examples: Examples, options: DataOptions, labels: Labels, per_unit: Collection[str]
+) -> tuple[Examples, list[int]]:
+    """Return the examples, without a label where there is none, and the rows that have too few."""
+    if options.missing_labels != "keep":
+        return examples, label_columns.missing_rows(examples, options, labels, per_unit)
+    lacking = label_columns.without_any(examples, options, labels, per_unit)
+    known = {
+        head: [None if row in lacking[head] else label for row, label in enumerate(values)]
+        for head, values in examples.labels.items()
+    }
+    return replace(examples, labels=known), sorted(set.intersection(*lacking.values()) if lacking else ())
+
+
+def beside(path: str, column: str) -> pa.Table:
     """Return a table of labels or masks. Where its format holds letters, such as FASTA, they are its ``column``."""
     table, letters = _whole(path)[0], reader_of(Path(path)).letters
     if not letters or column in table.column_names:
@@ -194,10 +209,11 @@ def _told(reader: Reader) -> tuple[str, ...]:
     return tuple(getattr(reader, "lines", list)())
 
 
-def _with_second(read: Examples, options: DataOptions, labels: Labels) -> tuple[pa.Table, tuple[str, ...]]:
+def with_second(read: Examples, options: DataOptions, labels: Labels) -> tuple[pa.Table, tuple[str, ...]]:
+    """Return the table of some rows, wider by their second table if there is one, and the ids there that no row has."""
     if not options.labels:
         return read.table, ()
-    return label_columns.joined(read, _beside(options.labels, _LABEL), options, labels)
+    return label_columns.joined(read, beside(options.labels, _LABEL), options, labels)
 
 
 def _refuse_contradictions(examples: Examples, name: str) -> None:

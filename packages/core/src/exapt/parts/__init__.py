@@ -9,7 +9,8 @@ from __future__ import annotations
 from exapt.parts.backbone import Backbone, LanguageModel, Windows, cast_features
 from exapt.parts.head import Head, HeadContext, Outcomes
 from exapt.parts.inputs import NO_UNIT, Array, Batch, Encoding, Features, Pooled, Pooling, Tally, Tokenizer, unit_spans
-from exapt.parts.transfer import Augmentation, Changed, Learns, Question, Scorer, Strategy
+from exapt.parts.strategy import Blend, Learner, Learns, Part, Seen, Step, Strategy, Taught, Training, mean_vectors
+from exapt.parts.transfer import Augmentation, Changed, Question, Scorer
 
 __all__ = [
     "NO_UNIT",
@@ -17,22 +18,30 @@ __all__ = [
     "Augmentation",
     "Backbone",
     "Batch",
+    "Blend",
     "Changed",
     "Encoding",
     "Features",
     "Head",
     "HeadContext",
     "LanguageModel",
+    "Learner",
     "Learns",
     "Outcomes",
+    "Part",
     "Pooled",
     "Pooling",
     "Question",
     "Scorer",
+    "Seen",
+    "Step",
     "Strategy",
     "Tally",
+    "Taught",
     "Tokenizer",
+    "Training",
     "Windows",
     "cast_features",
+    "mean_vectors",
     "unit_spans",
 ]

@@ -53,6 +53,8 @@ class Backbone(nn.Module):
     """The layer whose states stand for an input, to heads with labels and in embeddings, unless another is asked for."""
     lora_targets: tuple[str, ...] = ()
     """Last names of the linear layers inside ``blocks()`` that low-rank updates go to; empty for all of them."""
+    bottleneck_targets: tuple[str, ...] = ()
+    """Last names of the layers inside ``blocks()`` at which bottleneck adapters stand; empty for the blocks themselves."""
     layer: int = -1
     """The layer that heads read, -1 the last. Core sets it."""
     recompute: bool = False
@@ -106,12 +108,16 @@ class Backbone(nn.Module):
         """Whether it can be run block by block."""
         return type(self).run is not Backbone.run
 
-    def _through(self, hidden: Tensor, batch: Batch, stop: int) -> Tensor:
+    def _through(self, hidden: Tensor, batch: Batch, stop: int, start: int = 0) -> Tensor:
         if not (self.recompute and torch.is_grad_enabled()):
-            return self.run(hidden, batch, 0, stop)
-        for block in range(stop):
+            return self.run(hidden, batch, start, stop)
+        for block in range(start, stop):
             hidden = checkpoint(self.run, hidden, batch, block, block + 1, use_reentrant=False)
         return hidden
+
+    def in_windows(self, batch: Batch) -> bool:
+        """Whether a batch has inputs longer than the model takes, which are read in windows."""
+        return bool(self.windows and self.max_tokens and batch.present.shape[1] > self.max_tokens)
 
     def at_layer(self, batch: Batch, layer: int) -> Features:
         """Return the features of a layer: 0 embeddings, n after block n; the last includes what ``finish`` adds.
@@ -119,11 +125,18 @@ class Backbone(nn.Module):
         Inputs longer than ``max_tokens`` are read in windows, where ``windows`` allows it. Raises ``RecipeError`` if the
         model has no such layer, or cannot be run in steps.
         """
-        if self.windows and self.max_tokens and batch.present.shape[1] > self.max_tokens:
+        if self.in_windows(batch):
             from exapt.windows import pooled
 
             return pooled(self, batch, lambda windows: self._at_layer(windows, layer))
         return self._at_layer(batch, layer)
+
+    def onward(self, hidden: Tensor, batch: Batch, start: int, layer: int) -> Features:
+        """Return the features of a layer as ``at_layer`` does, from ``hidden`` as it is after the first ``start`` blocks."""
+        last = len(self.blocks())
+        if layer in (-1, last):
+            return self.finish(self._through(hidden, batch, last, start), batch)
+        return self.between(self._through(hidden, batch, layer, start), batch)
 
     def at_places(self, batch: Batch, rows: Tensor, places: Tensor) -> Tensor:
         """Return the last states [asked, width] of some tokens alone: of inputs ``rows`` [asked] those at ``places`` [asked].

@@ -33,12 +33,16 @@ class Outcomes:
     """What the numbers [..., outcomes] of a head's answer tell of, so that they can be explained one by one.
 
     ``names`` are those of classes, labels or measured values. ``told`` takes answers to the scale on which they are
-    explained: logits of probabilities, or the labels' own units. ``probabilities`` takes them to these, where there are any.
+    explained: logits of probabilities, or the labels' own units. ``probabilities`` takes them to these, where there are any;
+    of ``exclusive`` outcomes, as classes are, they add up to 1. ``logits`` takes answers to what a softmax or, of outcomes
+    each for itself, a sigmoid makes probabilities of.
     """
 
     names: Sequence[str]
     told: Callable[[Tensor], Tensor] = field(default=lambda output: output)
     probabilities: Callable[[Tensor], Tensor] | None = None
+    exclusive: bool = True
+    logits: Callable[[Tensor], Tensor] = field(default=lambda output: output)
 
 
 class Head(nn.Module, ABC):
@@ -52,10 +56,16 @@ class Head(nn.Module, ABC):
     """
     labelled: bool = True
     """Whether its targets are labels of the data; if not, ``pose`` makes them of the input itself."""
+    fits: bool = False
+    """Whether it is fitted to the features of all training rows at once, by ``fit``; it then reads a pooling."""
+    whole: bool = False
+    """Whether its loss in training compares the rows of a step, which then is never split into micro-batches."""
     pad: float = -100
     """What fills up targets of unequal length; ``weigh`` and ``loss`` leave it out."""
     metric: str
     """The metric by which the best epoch is chosen, unless the recipe names another."""
+    smoothing: float | None = None
+    """Share of each target that its ``loss`` in training spreads over all classes; None of a head that cannot."""
 
     @property
     def language(self) -> LanguageModel | None:
@@ -82,6 +92,15 @@ class Head(nn.Module, ABC):
 
         It is not called where the backbone learns, since its features then move.
         """
+
+    def fit(self, features: Mapping[str, Any], targets: Tensor) -> Mapping[str, Tensor]:
+        """Return what its buffers are to hold, by name and in their own shapes, fitted to all training rows in closed form.
+
+        ``features`` maps inputs to ``Pooled`` vectors [rows, width], ``targets`` are [rows, ...], ``pad`` where there is no
+        label. It is called before training, in evaluation mode, and wherever something learns again after each epoch.
+        Meta-learning calls it on few examples and goes on through what is returned to the features.
+        """
+        return {}
 
     def encode(self, label: Any, length: int) -> Array:
         """Return one label as a target array: [] or [targets] per input, [units] per unit, [units, units] per pair of units.

@@ -1,39 +1,16 @@
-"""What transfer adds: strategies, changes of the inputs, and scores without labels."""
+"""What transfer adds beside strategies: changes of the inputs, and scores without labels."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from exapt.errors import RecipeError
-from exapt.parts.backbone import Backbone
 from exapt.parts.inputs import Array, Encoding, Tokenizer
-
-
-@dataclass(frozen=True)
-class Learns:
-    """Parameters of the backbone, by name, that learn, at a multiple ``rate`` of the recipe's learning rate."""
-
-    names: frozenset[str] = field(default_factory=frozenset)
-    rate: float = 1.0
-
-
-class Strategy:
-    """How knowledge is transferred. The base class transfers frozen features: nothing of the backbone learns."""
-
-    pretrained: bool = True
-    """Whether the pretrained weights are used; if not, the same architecture starts from fresh ones."""
-
-    def prepare(self, backbone: Backbone) -> None:
-        """Add to the backbone what the strategy needs, before anything is set to learn."""
-
-    def learns(self, backbone: Backbone) -> Iterable[Learns]:
-        """Say what of the backbone learns. Raises ``RecipeError`` if the strategy fits nothing of this backbone."""
-        return ()
 
 
 @dataclass(frozen=True)

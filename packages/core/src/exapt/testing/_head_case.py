@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exapt.data.batching import padded
+from exapt.fitting import fit_head
 from exapt.parts import Array, Features, Head, HeadContext, Pooled
 from exapt.specs import HeadSpec, Options
 
@@ -75,13 +76,32 @@ class HeadCase:
 
     @cached_property
     def features(self) -> dict[str, Features]:
-        """One row of random features per label, with special tokens, padding and a whole-input vector."""
-        return {name: features_of(self.lengths, seed) for seed, name in enumerate(self.inputs)}
+        """One row of random features per label, with special tokens, padding and a whole-input vector.
+
+        A head that is fitted is not asked to know chance by heart: of its features, most tells the label.
+        """
+        told = self._telling() if self.spec.fits else None
+        return {name: features_of(self.lengths, seed, told=told) for seed, name in enumerate(self.inputs)}
+
+    def _telling(self) -> Tensor:
+        """Return one vector [WIDTH] per label: alike for labels that are alike."""
+        targets = torch.from_numpy(np.stack(self.encoded(self.build()))).reshape(len(self.labels), -1)
+        chance = torch.Generator().manual_seed(7)
+        if not targets.is_floating_point():
+            targets = nn.functional.one_hot(targets[:, 0]).float()
+        return targets.nan_to_num().float() @ torch.randn(targets.shape[1], WIDTH, generator=chance)
 
     @cached_property
     def learned(self) -> Head:
-        """The head after it has learned the labels by heart."""
-        return by_heart(self.build(), self.features, self.loss, len(self.labels))
+        """The head after it has learned the labels by heart, and been fitted where it is."""
+        return by_heart(self.build(), self.features, self.loss, len(self.labels), self.fit)
+
+    def fit(self, head: Head, rows: Sequence[int] | None = None) -> None:
+        """Fit a head, if it is one that is fitted, to all labels or some ``rows`` of them."""
+        if head.fits:
+            every = list(range(len(self.labels))) if rows is None else list(rows)
+            pooled = {name: Pooled(head.reads, given.pool(head.reads)[every]) for name, given in self.features.items()}
+            fit_head(head, pooled, self.targets(head)[every])
 
     def loss(self, head: Head) -> Tensor:
         """Return the summed loss of all labels."""
@@ -106,17 +126,27 @@ class HeadCase:
         ]
 
 
-def by_heart(head: Head, features: Mapping[str, Features], loss: Callable[[Head], Tensor], rows: int) -> Head:
-    """Return a head after it has learned ``rows`` inputs, of which ``loss`` gives the sum, by heart."""
+def by_heart(
+    head: Head,
+    features: Mapping[str, Features],
+    loss: Callable[[Head], Tensor],
+    rows: int,
+    fit: Callable[[Head], None] = lambda head: None,
+) -> Head:
+    """Return a head after it has learned ``rows`` inputs, of which ``loss`` gives the sum, by heart, and was fitted."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head.adjust(features)
-        optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
-        for _ in range(_STEPS):
-            optimizer.zero_grad()
+        fit(head)
+        # A head that is only fitted has nothing that steps could move, and an optimiser takes no empty list.
+        learning = list(head.parameters()) or [nn.Parameter(torch.zeros(1))]
+        optimizer = torch.optim.Adam(learning, lr=0.03)
+        for _ in range(_STEPS if any(True for _ in head.parameters()) else 0):
+            head.zero_grad()
             torch.autograd.backward(loss(head.train()) / rows)
             optimizer.step()
-    return head.eval()
+        fit(head.eval())
+    return head
 
 
 def lengths_of(labels: Sequence[Any], per_unit: bool) -> list[int]:
@@ -136,14 +166,19 @@ def unpadded(head: Head, output: Tensor, length: int) -> Tensor:
     return output[(slice(length),) * head.axes]
 
 
-def features_of(lengths: Sequence[int], seed: int = 0, padding: int = 2) -> Features:
-    """Return random features of inputs of some lengths, each after one special token, with garbage for padding."""
+def features_of(lengths: Sequence[int], seed: int = 0, padding: int = 2, told: Tensor | None = None) -> Features:
+    """Return random features of inputs of some lengths, each after one special token, with garbage for padding.
+
+    With ``told`` [inputs, WIDTH] they are around these vectors.
+    """
     tokens = 1 + max(lengths) + padding
     # One generator a row, so that an input's vectors do not depend on what stands beside it.
     rows = [
         torch.randn(tokens, WIDTH, generator=torch.Generator().manual_seed(100 * seed + row))
         for row in range(len(lengths))
     ]
+    if told is not None:
+        rows = [0.05 * row + vector for row, vector in zip(rows, told, strict=True)]
     units = torch.arange(-1, tokens - 1).expand(len(lengths), tokens)
     mask = (units >= 0) & (units < torch.tensor(lengths)[:, None])
     spans = torch.where(mask, units, -1)[..., None].expand(-1, -1, 2)

@@ -33,6 +33,10 @@ def as_specified(case: HeadCase) -> Faults:
         yield "it answers for each token, and labels are of inputs or of units"
     elif head.answers != case.spec.answers:
         yield f"the specification answers for each {case.spec.answers}, the module for each {head.answers}"
+    if head.fits != case.spec.fits:
+        yield f"the specification says fits = {case.spec.fits}, the module says {head.fits}"
+    elif head.fits and head.reads == "tokens":
+        yield "it is fitted to pooled features, and reads all tokens"
     if head.answers == "pair":
         shape, units = list(answer(head, case.features).shape), max(case.lengths)
         if shape[:3] != [len(case.lengths), units, units]:
@@ -171,21 +175,35 @@ def empty_input(case: HeadCase) -> Faults:
 
 def all_of_it_learns(case: AnyHeadCase) -> Faults:
     """Every parameter gets a finite gradient, and learning lowers the loss."""
-    head = case.build().train()
+    head = case.build()
     head.adjust(case.features)
-    loss = case.loss(head)
-    if not loss.requires_grad:
+    before, after = float(case.loss(head).detach()), float(case.loss(case.learned).detach())
+    loss = case.loss(head.train())
+    # What is fitted needs no parameter that learns.
+    if not loss.requires_grad and not (head.fits and not list(head.parameters())):
         yield "nothing of it learns: its loss depends on no parameter that may"
         return
-    torch.autograd.backward(loss)
+    if loss.requires_grad:
+        torch.autograd.backward(loss)
     for name, parameter in head.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
             yield f"'{name}' gets no gradient"
         elif parameter.grad is not None and not parameter.grad.isfinite().all():
             yield f"the gradient of '{name}' is not finite"
-    before, after = float(loss.detach()), float(case.loss(case.learned).detach())
     if not after < before:
         yield f"the loss is {before:.4g} before and {after:.4g} after learning {len(case.lengths)} inputs"
+
+
+def fitted_in_any_order(case: HeadCase) -> Faults:
+    """What is fitted to all rows at once does not depend on their order, and is fitted anew each time."""
+    head = case.learned
+    if not head.fits:
+        return
+    once = answer(head, case.features)
+    case.fit(head, range(len(case.labels))[::-1])
+    difference = gap(once, answer(head, case.features))
+    if not difference <= TOLERANCE:
+        yield f"answers differ by {difference:.2g} when it is fitted again to the same rows, the last first{_ALLOWED}"
 
 
 def labels_come_back(case: HeadCase) -> Faults:
@@ -256,6 +274,7 @@ HEAD_CHECKS: tuple[Check[HeadCase], ...] = (
     Check("reads-real-tokens", "a mean over padding", reads_real_tokens),
     Check("same-when-pooled", "a cache that changes the answer", same_when_pooled),
     Check("all-of-it-learns", "parameters that learn in vain", all_of_it_learns),
+    Check("fitted-in-any-order", "means that run on from one fit to the next", fitted_in_any_order),
     Check("empty-input", "an input without units that becomes NaN", empty_input),
     Check("labels-come-back", "classes mixed up between learning and answering", labels_come_back),
     Check("one-answer-each", "answers that slip to other rows or units", one_answer_each),

@@ -115,6 +115,9 @@ def check_head(
         return
     if labels is None:
         raise DataError(f"head '{spec.name}' learns from labels: give check_head some of all kinds, as labels=[...]")
+    if spec.fits:
+        # Twice, so that each can be told by another when it is left out.
+        labels, lengths = [*labels, *labels], None if lengths is None else [*lengths, *lengths]
     case = HeadCase(spec, asked, labels, lengths or [1] * len(labels), names)
     if lengths is None and spec.answers == "pair":
         raise DataError(

@@ -39,7 +39,7 @@ class StrategyCase:
 def training_defaults(case: StrategyCase) -> Faults:
     """The training options that the strategy prefers exist and are in range."""
     try:
-        TrainingOptions.model_validate(dict(case.spec.training))
+        TrainingOptions.model_validate(dict(case.spec.training_of(case.options)))
     except ValidationError as error:
         fault = error.errors()[0]
         yield f"its training default '{fault['loc'][0]}' cannot be used: {fault['msg']}"
@@ -59,6 +59,20 @@ def names_exist(case: StrategyCase) -> Faults:
     yield from (f"it names '{name}' in {times} groups" for name, times in _named(groups).items() if times > 1)
 
 
+def arranges_what_learns(case: StrategyCase) -> Faults:
+    """Of what others let learn the strategy changes rates and epochs, and leaves nothing out."""
+    strategy, backbone = case.prepared()
+    every = frozenset(name for name, _ in backbone.named_parameters())
+    groups = list(strategy.arrange(backbone, [Learns(every)]))
+    found = {name for group in groups for name in group.names}
+    yield from (f"it leaves out '{name}', which another lets learn" for name in sorted(every - found)[:1])
+    yield from (f"it arranges '{name}', which nothing lets learn" for name in sorted(found - every)[:1])
+    yield from (f"it names '{name}' in {times} groups" for name, times in _named(groups).items() if times > 1)
+    for group in groups:
+        if group.rate <= 0 or group.since < 0:
+            yield f"it lets parameters learn at a rate of {group.rate} from epoch {group.since}"
+
+
 def _named(groups: list[Learns]) -> Counter[str]:
     return Counter(name for group in groups for name in group.names)
 
@@ -67,7 +81,7 @@ def starts_from_pretrained(case: StrategyCase) -> Faults:
     """Before anything is learned, features are still those of the pretrained model, and repeat themselves."""
     strategy, backbone = case.prepared()
     features = read(backbone, case.on.batch)
-    if strategy.pretrained:
+    if strategy.pretrained and strategy.neutral:
         mask = features.mask
         difference = gap(case.on.features.hidden[mask], features.hidden[mask])
         if not difference <= TOLERANCE:
@@ -122,6 +136,7 @@ def saved_and_loaded(case: StrategyCase) -> Faults:
 STRATEGY_CHECKS: tuple[Check[StrategyCase], ...] = (
     Check("training-defaults", "a default that no recipe can hold", training_defaults),
     Check("names-exist", "a strategy that matches nothing, or one parameter twice", names_exist),
+    Check("arranges-what-learns", "a parameter that never learns, or at no rate", arranges_what_learns),
     Check("starts-from-pretrained", "an update that is not nothing before it has learned", starts_from_pretrained),
     Check("learns-what-it-names", "frozen parameters that learn, trainable ones that do not", learns_what_it_names),
     Check("saved-and-loaded", "learned parameters left out of the adapter", saved_and_loaded),

@@ -57,7 +57,26 @@ _UNKNOWN_HOOK = re.compile(r"unknown hook '(\w+)'")
 _UNKNOWN_ARGUMENT = re.compile(r"for hook '(\w+)'.*Argument\(s\) \{'(\w+)'")
 
 # Built-ins arrive by the same hooks as anyone's, and always, whatever EXAPT_PLUGINS says.
-_BUILTINS = ("contact", "heads", "language", "readers", "runlog", "scorers", "strategies", "writers")
+_BUILTINS = (
+    "alignment",
+    "contact",
+    "continual",
+    "domains",
+    "distillation",
+    "efficient",
+    "few_shot",
+    "heads",
+    "language",
+    "meta_learning",
+    "multitask",
+    "readers",
+    "regularised",
+    "runlog",
+    "schedules",
+    "scorers",
+    "strategies",
+    "writers",
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from exapt import metrics
-from exapt.builtin._trunk import Pool, Trunk, Units
+from exapt.builtin._focal import focal
+from exapt.builtin._trunk import Answering, Pool, Trunk, Units
 from exapt.builtin.heads import (
     ClassificationOptions,
     MultilabelOptions,
@@ -26,17 +27,28 @@ from exapt.parts import Array, Head, Outcomes
 
 
 class Classification(Head):
-    """One of several classes, per example or per unit: a logit for each, and cross-entropy."""
+    """One of several classes, per example or per unit: a logit for each, and cross-entropy.
+
+    Focal loss: Lin et al. 2017, arXiv:1708.02002.
+    """
 
     metric = "macro_f1"
+    smoothing = 0.0
+    gamma = 0.0
     weights: Tensor
 
-    def __init__(self, options: ClassificationOptions | PositionClassificationOptions, reader: Pool | Units) -> None:
+    def __init__(
+        self,
+        options: ClassificationOptions | PositionClassificationOptions,
+        reader: Pool | Units,
+        trunk: Answering | None = None,
+    ) -> None:
         super().__init__()
         self.classes = _known(options.classes)
         self.ignore = options.ignore if isinstance(options, PositionClassificationOptions) else ()
         self.reads, self.answers = reader.reads, reader.answers
-        self.trunk = Trunk(options, reader, len(self.classes))
+        self.trunk: Answering = trunk or Trunk(options, reader, len(self.classes))
+        self.gamma = options.gamma if options.loss == "focal" else 0.0
         weights = options.class_weights if isinstance(options.class_weights, tuple) else [1.0] * len(self.classes)
         # The options hold the weights already: they are not part of what learning changed.
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
@@ -74,10 +86,18 @@ class Classification(Head):
         return torch.where(real, self.weights[torch.where(real, target, 0).long()], 0).sum()
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the summed cross-entropy, weighted by class."""
-        logits = output.float().flatten(0, -2)
+        """Return the summed loss, weighted by class; in training of smoothed targets, if it was told so."""
+        logits, truth, smoothing = output.float().flatten(0, -2), target.flatten().long(), self.smoothing
+        smoothing = smoothing if self.training else 0.0
+        if self.gamma:
+            return focal(logits, truth, self.weights.float(), self.gamma, int(self.pad), smoothing)
         return functional.cross_entropy(
-            logits, target.flatten().long(), self.weights.float(), ignore_index=int(self.pad), reduction="sum"
+            logits,
+            truth,
+            self.weights.float(),
+            ignore_index=int(self.pad),
+            reduction="sum",
+            label_smoothing=smoothing,
         )
 
     def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
@@ -100,6 +120,7 @@ class Multilabel(Head):
     """Any number of labels per example: a logit for each, and binary cross-entropy."""
 
     metric = "macro_f1"
+    smoothing = 0.0
 
     def __init__(self, options: MultilabelOptions, reader: Pool) -> None:
         super().__init__()
@@ -110,7 +131,7 @@ class Multilabel(Head):
     @property
     def outcomes(self) -> Outcomes:
         """The labels, each for itself."""
-        return Outcomes(self.classes, probabilities=torch.sigmoid)
+        return Outcomes(self.classes, probabilities=torch.sigmoid, exclusive=False)
 
     def adjust(self, features: Mapping[str, Any]) -> None:
         """Fit the scaling of the features."""
@@ -142,9 +163,11 @@ class Multilabel(Head):
         return (target != self.pad).sum().float()
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the binary cross-entropy, summed over labels and examples."""
+        """Return the binary cross-entropy, summed over labels and examples; in training of smoothed targets, if told so."""
         real = target != self.pad
         logits, truth = output.float(), torch.where(real, target, 0).float()
+        if self.training:
+            truth = truth * (1 - self.smoothing) + self.smoothing / 2
         each = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         return torch.where(real, each, 0).sum()
 
@@ -176,6 +199,7 @@ class Regression(Head):
         options: RegressionOptions | PositionRegressionOptions,
         reader: Pool | Units,
         targets: tuple[str, ...],
+        trunk: Answering | None = None,
     ) -> None:
         super().__init__()
         self.targets = targets
@@ -183,7 +207,7 @@ class Regression(Head):
             raise RecipeError("mean and scale need one number for each target; without them both are inferred")
         self.mean, self.scale = np.asarray(options.mean), np.asarray(options.scale)
         self.reads, self.answers = reader.reads, reader.answers
-        self.trunk = Trunk(options, reader, len(targets))
+        self.trunk: Answering = trunk or Trunk(options, reader, len(targets))
 
     @property
     def outcomes(self) -> Outcomes:

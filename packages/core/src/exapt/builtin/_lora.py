@@ -16,7 +16,7 @@ from torch import nn
 from exapt.builtin.strategies import LoraOptions
 from exapt.errors import RecipeError, listed
 from exapt.parts import Backbone, Learns, Strategy
-from exapt.peft_folder import plain, read_config
+from exapt.peft_folder import merge, plain, read_config
 
 # What a folder may say without changing what its tensors mean, or what is taken up below or checked against the tensors.
 _UNDERSTOOD = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"}
@@ -29,8 +29,8 @@ _BEGINNINGS = (True, False, "eva", "gaussian", "orthogonal")
 class Lora(Strategy):
     """A small trainable update on chosen linear layers; the pretrained weights stay as they are."""
 
-    def __init__(self, options: LoraOptions) -> None:
-        self.options = options
+    def __init__(self, options: LoraOptions, name: str = "lora") -> None:
+        self.options, self.name = options, name
         self._learns: frozenset[str] = frozenset()
 
     def prepare(self, backbone: Backbone) -> None:
@@ -39,12 +39,16 @@ class Lora(Strategy):
         peft.inject_adapter_in_model(self._config(backbone), backbone.module)
         self._learns = frozenset(name for name, value in backbone.named_parameters() if id(value) not in before)
 
+    def merge(self, backbone: Backbone) -> None:
+        """Add the update to the weights that it goes with."""
+        merge(backbone.module)
+
     def learns(self, backbone: Backbone) -> Iterable[Learns]:
         """Yield the parameters that PEFT added."""
         yield Learns(self._learns)
 
     def _config(self, backbone: Backbone) -> peft.PeftConfig:
-        targets = linear_targets(backbone, self.options.targets or backbone.lora_targets)
+        targets = linear_targets(backbone, self.options.targets or backbone.lora_targets, self.name)
         if self.options.variant == "ia3":
             return peft.IA3Config(target_modules=targets, feedforward_modules=[])
         # PEFT's annotation says int; it divides by it all the same.
@@ -59,42 +63,44 @@ class Lora(Strategy):
         )
 
 
-def linear_targets(backbone: Backbone, wanted: tuple[str, ...]) -> list[str]:
-    """Return full names, under ``backbone.module``, of the linear layers inside ``blocks()`` that are wanted by name.
+def linear_targets(backbone: Backbone, wanted: tuple[str, ...], strategy: str) -> list[str]:
+    """Return full names, under ``backbone.module``, of the linear layers inside ``blocks()`` that a strategy wants by name.
 
     No name wants all of them. Raises ``RecipeError`` if one matches nothing: PEFT would go on without it.
     """
     inside = {id(module) for block in backbone.blocks() for module in block.modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in backbone.module.named_modules() if id(module) in inside]
     for want in wanted:
-        if not any(_matches(name, want) for name in names):
+        if not any(matches(name, want) for name in names):
             last = {name.rpartition(".")[2] for name in names}
             raise RecipeError(
-                f"strategy 'lora': no linear layer '{want}' in the backbone's blocks. There are: {listed(last)}"
+                f"strategy '{strategy}': no linear layer '{want}' in the backbone's blocks. There are: {listed(last)}"
             )
-    found = sorted(name for name in names if not wanted or any(_matches(name, want) for want in wanted))
+    found = sorted(name for name in names if not wanted or any(matches(name, want) for want in wanted))
     if not found:
-        raise RecipeError("strategy 'lora' finds no linear layer: this backbone has no blocks")
+        raise RecipeError(f"strategy '{strategy}' finds no linear layer: this backbone has no blocks")
     return found
 
 
-def _matches(name: str, want: str) -> bool:
+def matches(name: str, want: str) -> bool:
+    """Whether a layer's full name is the one that is wanted, or ends with it."""
     return name == want or name.endswith(f".{want}")
 
 
-def adopt(options: LoraOptions, folder: Path) -> LoraOptions:
+def adopt(options: LoraOptions, folder: Path, strategy: str = "lora") -> LoraOptions:
     """Return the options that a PEFT folder was written with. Raises ``RecipeError`` if a chosen option disagrees."""
     config = read_config(folder)
-    theirs = _as_options(config, folder)
+    theirs = _as_options(config, folder, strategy)
     for name in options.model_fields_set:
         if getattr(options, name) != theirs[name]:
             raise RecipeError(
-                f"strategy 'lora': {name} is {getattr(options, name)!r}, but '{folder.name}' to start from has {theirs[name]!r}"
+                f"strategy '{strategy}': {name} is {getattr(options, name)!r}, but '{folder.name}' to start from has "
+                f"{theirs[name]!r}"
             )
     return LoraOptions(**theirs)
 
 
-def _refuse_more(config: Mapping[str, Any], folder: Path) -> None:
+def _refuse_more(config: Mapping[str, Any], folder: Path, strategy: str) -> None:
     # What PEFT can say and exapt's options cannot is refused rather than passed over.
     kind = peft.IA3Config if config["peft_type"] == "IA3" else peft.LoraConfig
     usual = {name: plain(value) for name, value in kind().to_dict().items()}
@@ -102,14 +108,14 @@ def _refuse_more(config: Mapping[str, Any], folder: Path) -> None:
         value = config[name]
         begins = name == "init_lora_weights" and value in _BEGINNINGS
         if value and not begins and value != usual.get(name):
-            raise RecipeError(f"'{folder.name}' has {name} = {value!r}, which strategy 'lora' does not do")
+            raise RecipeError(f"'{folder.name}' has {name} = {value!r}, which strategy '{strategy}' does not do")
 
 
-def _as_options(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _as_options(config: Mapping[str, Any], folder: Path, strategy: str) -> dict[str, Any]:
     kind = config.get("peft_type")
     if kind not in ("LORA", "IA3"):
         raise RecipeError(f"'{folder.name}' is a PEFT adapter of type {kind}; exapt starts from LORA and IA3")
-    _refuse_more(config, folder)
+    _refuse_more(config, folder, strategy)
     targets = config.get("target_modules") or []
     if isinstance(targets, str):
         raise RecipeError(f"'{folder.name}' names its target_modules by a pattern, '{targets}'; exapt needs a list")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from exapt.builtin.few_shot import FittedOptions
 from exapt.builtin.heads import HeadOptions, PositionOptions, SequenceOptions
 from exapt.errors import RecipeError
 from exapt.parts import HeadContext
@@ -18,7 +19,7 @@ class Pool(nn.Module):
 
     answers: Literal["input", "unit", "token"] = "input"
 
-    def __init__(self, options: SequenceOptions, context: HeadContext) -> None:
+    def __init__(self, options: SequenceOptions | FittedOptions, context: HeadContext) -> None:
         super().__init__()
         widths = _widths(options.inputs, context)
         self.inputs, self.pooling, self.join = options.inputs, options.pooling, options.join
@@ -91,18 +92,31 @@ class Standardise(nn.Module):
         """Take mean and deviation from ``rows`` [n, width]; fewer than two tell nothing and change nothing."""
         if len(rows) < 2:
             return
-        std, mean = torch.std_mean(rows.float(), 0, correction=0)
-        # A feature that hardly varies is not blown up: its deviation counts as a hundredth of the average one.
-        floor = std.mean() / 100
+        mean, std = moments(rows)
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp(min=floor) if floor > 0 else torch.ones_like(std))
+        self.std.copy_(std)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the scaled vectors, in this module's own precision."""
         return (vectors.type_as(self.mean) - self.mean) / self.std
 
 
-class Trunk(nn.Module):
+def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the deviation [width] of ``rows`` [n, width] by which features are scaled."""
+    std, mean = torch.std_mean(rows.float(), 0, correction=0)
+    # A feature that hardly varies is not blown up: its deviation counts as a hundredth of the average one.
+    floor = std.mean() / 100
+    return mean, std.clamp(min=floor) if floor > 0 else torch.ones_like(std)
+
+
+class Answering(nn.Module):
+    """What takes features to answers, whether it is learned or fitted."""
+
+    def adjust(self, features: Mapping[str, Any]) -> None:
+        """See the features of some training examples, to set a scaling."""
+
+
+class Trunk(Answering):
     """From features to answers: read, scale, and one linear layer or two."""
 
     def __init__(self, options: HeadOptions, reader: Pool | Units, answers: int) -> None:

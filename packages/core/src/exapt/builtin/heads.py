@@ -32,10 +32,10 @@ def _names(given: Any) -> Any:
 Classes = Annotated[tuple[str, ...], BeforeValidator(_names)]
 ClassWeights = Literal["none", "balanced"] | tuple[Annotated[float, Field(gt=0)], ...]
 
-_CLASSES = "Names of the classes, in the order of the answers; empty to take them from the labels."
+CLASSES = "Names of the classes, in the order of the answers; empty to take them from the labels."
 _WEIGHTS = "Weight of each class in the loss: none, balanced (as if all were equally frequent), or a number for each."
-_MEAN = "Mean of the labels, taken off before learning; inferred."
-_SCALE = "Standard deviation of the labels, divided out before learning; inferred."
+MEAN = "Mean of the labels, taken off before learning; inferred."
+SCALE = "Standard deviation of the labels, divided out before learning; inferred."
 
 
 class HeadOptions(Options):
@@ -46,6 +46,15 @@ class HeadOptions(Options):
     standardise: bool = Field(
         True, description="Scale each feature of a frozen backbone by its mean and deviation over training examples."
     )
+
+
+def check_join(inputs: tuple[str, ...], join: str) -> None:
+    """Raise ``ValueError`` if these inputs cannot become one vector by ``join``."""
+    if join != "concatenate" and (len(inputs) != 2 or len(set(inputs)) != 2):
+        raise ValueError(
+            f'join = "{join}" takes two inputs, and the head reads {", ".join(inputs)}: name two in data.inputs and, if '
+            "there are more, in the head's inputs"
+        )
 
 
 class SequenceOptions(HeadOptions):
@@ -65,11 +74,7 @@ class SequenceOptions(HeadOptions):
 
     @model_validator(mode="after")
     def _two(self) -> Self:
-        if self.join != "concatenate" and (len(self.inputs) != 2 or len(set(self.inputs)) != 2):
-            raise ValueError(
-                f'join = "{self.join}" takes two inputs, and the head reads {", ".join(self.inputs)}: name two in '
-                "data.inputs and, if there are more, in the head's inputs"
-            )
+        check_join(self.inputs, self.join)
         return self
 
 
@@ -79,17 +84,33 @@ class PositionOptions(HeadOptions):
     inputs: tuple[str] = Field(("sequence",), description="The input whose units are answered for.")
 
 
-class ClassificationOptions(SequenceOptions):
+class ClassLossOptions(Options):
+    """How heads that tell one of several classes count their mistakes."""
+
+    class_weights: ClassWeights = Field("none", description=_WEIGHTS)
+    loss: Literal["cross-entropy", "focal"] = Field(
+        "cross-entropy",
+        description="Cross-entropy, or the focal loss, in which examples that are told well count less.",
+    )
+    gamma: float = Field(2.0, ge=0, description="Of the focal loss: how much less; 0 makes it the cross-entropy.")
+
+    @model_validator(mode="after")
+    def _of_focal(self) -> Self:
+        if self.loss != "focal" and self.gamma != ClassLossOptions.model_fields["gamma"].default:
+            raise ValueError('gamma is of the focal loss: say loss = "focal", or leave it out')
+        return self
+
+
+class ClassificationOptions(ClassLossOptions, SequenceOptions):
     """Options of ``sequence-classification``."""
 
-    classes: Classes = Field((), description=_CLASSES)
-    class_weights: ClassWeights = Field("none", description=_WEIGHTS)
+    classes: Classes = Field((), description=CLASSES)
 
 
 class MultilabelOptions(SequenceOptions):
     """Options of ``sequence-multilabel``."""
 
-    classes: Classes = Field((), description=_CLASSES)
+    classes: Classes = Field((), description=CLASSES)
     threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which on a label is given.")
 
 
@@ -97,8 +118,8 @@ class RegressionOptions(SequenceOptions):
     """Options of ``sequence-regression``."""
 
     targets: tuple[str, ...] = Field((), description="Names of the targets; empty for target_1, target_2, ...")
-    mean: tuple[float, ...] = Field((), description=_MEAN)
-    scale: tuple[float, ...] = Field((), description=_SCALE)
+    mean: tuple[float, ...] = Field((), description=MEAN)
+    scale: tuple[float, ...] = Field((), description=SCALE)
 
 
 class InteractionOptions(ClassificationOptions):
@@ -110,19 +131,18 @@ class InteractionOptions(ClassificationOptions):
     )
 
 
-class PositionClassificationOptions(PositionOptions):
+class PositionClassificationOptions(ClassLossOptions, PositionOptions):
     """Options of ``position-classification``."""
 
-    classes: Classes = Field((), description=_CLASSES)
-    class_weights: ClassWeights = Field("none", description=_WEIGHTS)
+    classes: Classes = Field((), description=CLASSES)
     ignore: tuple[str, ...] = Field(("",), description="Labels of units that are left out, such as '-'.")
 
 
 class PositionRegressionOptions(PositionOptions):
     """Options of ``position-regression``."""
 
-    mean: tuple[float, ...] = Field((), description=_MEAN)
-    scale: tuple[float, ...] = Field((), description=_SCALE)
+    mean: tuple[float, ...] = Field((), description=MEAN)
+    scale: tuple[float, ...] = Field((), description=SCALE)
 
 
 Classified = TypeVar("Classified", ClassificationOptions, PositionClassificationOptions)
@@ -137,7 +157,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         summary="Which of two or more classes an example belongs to.",
         options=ClassificationOptions,
         build=_build_classification,
-        infer=_infer_classification,
+        infer=infer_classification,
         baseline="classification",
     )
     yield HeadSpec(
@@ -145,7 +165,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         summary="Whether, or in which way, two inputs interact; the same answer in both orders, but for rounding.",
         options=InteractionOptions,
         build=_build_classification,
-        infer=_infer_classification,
+        infer=infer_classification,
         baseline="classification",
     )
     yield HeadSpec(
@@ -162,7 +182,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         summary="One or many numbers per example.",
         options=RegressionOptions,
         build=_build_regression,
-        infer=_infer_regression,
+        infer=infer_regression,
         columns="targets",
         baseline="regression",
     )
@@ -197,7 +217,8 @@ def unit_classes(label: Any, ignore: Sequence[str], known: Sequence[str] = ()) -
     ]
 
 
-def _infer_classification(options: ClassificationOptions, labels: Sequence[Any]) -> ClassificationOptions:
+def infer_classification(options: ClassificationOptions, labels: Sequence[Any]) -> ClassificationOptions:
+    """Return the options with the classes of the labels. Raises ``DataError`` if there are fewer than two."""
     return _with_classes(options, Counter(class_name(label) for label in labels))
 
 
@@ -239,7 +260,8 @@ def _infer_multilabel(options: MultilabelOptions, labels: Sequence[Any]) -> Mult
     return options.model_copy(update={"classes": classes})
 
 
-def _infer_regression(options: RegressionOptions, labels: Sequence[Any]) -> RegressionOptions:
+def infer_regression(options: RegressionOptions, labels: Sequence[Any]) -> RegressionOptions:
+    """Return the options with the targets of the labels, and their scale. Raises ``DataError`` if one never varies."""
     rows = [numbers(label) for label in labels]
     sizes = Counter(len(row) for row in rows)
     if len(sizes) > 1:

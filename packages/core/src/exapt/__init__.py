@@ -6,7 +6,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exapt.api import Adapted, Embedder, compare, embed, explain, load, scan, score, train
+    from exapt.api import (
+        Adapted,
+        Adapters,
+        Alignment,
+        Embedder,
+        align,
+        compare,
+        compare_tasks,
+        distil,
+        embed,
+        episodes,
+        explain,
+        export,
+        find_rate,
+        learn_in_sequence,
+        leave_one_out,
+        load,
+        load_alignment,
+        load_all,
+        scan,
+        score,
+        search,
+        train,
+    )
     from exapt.data.files import open_table, open_writer
     from exapt.errors import (
         AdapterError,
@@ -40,11 +63,34 @@ if TYPE_CHECKING:
         WriterSpec,
     )
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 # Names are fetched when first asked for, so that `import exapt`, and with it every plugin and `--help`, stays light.
 _HOMES = {
-    "exapt.api": ("Adapted", "Embedder", "compare", "embed", "explain", "load", "scan", "score", "train"),
+    "exapt.api": (
+        "Adapted",
+        "Adapters",
+        "Alignment",
+        "Embedder",
+        "align",
+        "compare",
+        "compare_tasks",
+        "distil",
+        "embed",
+        "episodes",
+        "explain",
+        "export",
+        "find_rate",
+        "learn_in_sequence",
+        "leave_one_out",
+        "load",
+        "load_alignment",
+        "load_all",
+        "scan",
+        "score",
+        "search",
+        "train",
+    ),
     "exapt.data.files": ("open_table", "open_writer"),
     "exapt.errors": (
         "AdapterError",
@@ -83,6 +129,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Adapted",
     "AdapterError",
+    "Adapters",
+    "Alignment",
     "Annotating",
     "AugmentationSpec",
     "BackboneSpec",
@@ -110,16 +158,27 @@ __all__ = [
     "Windowed",
     "WriterSpec",
     "__version__",
+    "align",
     "compare",
+    "compare_tasks",
+    "distil",
     "embed",
+    "episodes",
     "explain",
+    "export",
+    "find_rate",
     "hookimpl",
+    "learn_in_sequence",
+    "leave_one_out",
     "load",
+    "load_alignment",
+    "load_all",
     "open_table",
     "open_writer",
     "options_of",
     "scan",
     "score",
+    "search",
     "settings_of",
     "train",
 ]

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exapt import peft_folder
-from exapt.building import build_backbone, build_model, build_strategies, build_tokenizer, encode_one
-from exapt.errors import AdapterError, DataError, OutputError, listed
-from exapt.fingerprint import architecture, fingerprint, fingerprint_tokenizer, tensor_sha256
-from exapt.golden import check_probe, probe
+from exapt.errors import AdapterError, OutputError, listed
+from exapt.fingerprint import tensor_sha256
 from exapt.manifest import BACKBONE, HEADS, MANIFEST, card, dumped
 from exapt.model import Model, backbone_state
-from exapt.parts import Tokenizer
 from exapt.places import BACKBONES, TOKENIZERS, remember
 from exapt.plugins import Plugins
 from exapt.resolve import Resolved
 
 CARD = "README.md"
+BASE = "base"
+"""Where an adapter holds the one that it stands upon."""
 _QUESTIONS = "heads"
 
 
@@ -89,14 +89,25 @@ def check_free(folder: Path) -> None:
 
 
 def write(folder: Path, model: Model, manifest: Mapping[str, Any]) -> None:
-    """Write an adapter: to a temporary folder beside it, then renamed, so that a reader never sees half of one."""
+    """Write an adapter."""
+    with written(folder) as under_way:
+        _fill(under_way, model, manifest)
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill, beside its place and then renamed, so that a reader never sees half of one.
+
+    Raises ``OutputError`` if it cannot be written; then nothing is left.
+    """
     check_free(folder)
     try:
         under_way = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
     except OSError as error:
         raise OutputError(f"'{folder}' cannot be written: {error.strerror}") from None
     try:
-        _fill(under_way, model, manifest)
+        yield under_way
+        _open_to_others(under_way)
         under_way.rename(folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -109,20 +120,25 @@ def _fill(folder: Path, model: Model, manifest: Mapping[str, Any]) -> None:
     for file, tensors in learned_files(model).items():
         # The questions stand with the answers' weights too: class names put in another order would turn every answer.
         # One fact only, because safetensors writes several in any order.
-        facts = {_QUESTIONS: _questions(manifest)} if file == HEADS else {"format": "pt"}
+        facts = questions(manifest) if file == HEADS else {"format": "pt"}
         save_file(tensors, folder / file, metadata=facts)
     if peft_folder.has_peft(model.backbone.module):
         backbone = manifest["backbone"]
         config = peft_folder.config_of(model.backbone.module, backbone["source"], backbone["revision"])
         (folder / peft_folder.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if model.base is not None:
+        shutil.copytree(model.base, folder / BASE)
     (folder / MANIFEST).write_text(dumped(manifest), encoding="utf-8")
     (folder / CARD).write_text(card(manifest), encoding="utf-8")
+
+
+def _open_to_others(folder: Path) -> None:
     # safetensors writes with mode 0600, and mkdtemp 0700: a colleague under the same umask could not read it.
     umask = os.umask(0)
     os.umask(umask)
     folder.chmod(0o777 & ~umask)
     for path in folder.iterdir():
-        path.chmod(0o666 & ~umask)
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def read_tensors(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
@@ -140,6 +156,11 @@ def read_tensors(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[st
         files[file] = tensors
     _check_questions(folder, manifest)
     return files
+
+
+def questions(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return what stands beside the tensors of the heads: what they were asked."""
+    return {_QUESTIONS: _questions(manifest)}
 
 
 def _questions(manifest: Mapping[str, Any]) -> str:
@@ -190,54 +211,6 @@ def plugins_for(manifest: Mapping[str, Any], name: str, present: Plugins | None)
             f"pip install {distribution}"
         )
     return plugins
-
-
-def rebuild(
-    folder: Path, manifest: Mapping[str, Any], resolved: Resolved, device: torch.device
-) -> tuple[Model, Tokenizer]:
-    """Build the adapted model again, checking at each step that it is the one that was saved."""
-    tensors = read_tensors(folder, manifest)
-    tokenizer = build_tokenizer(resolved.tokenizer)
-    # The inputs that the adapter was saved with: the plugin may have others by now.
-    probes = manifest["probe"]["inputs"]
-    _check_readable(folder, tokenizer, probes, resolved)
-    found = fingerprint_tokenizer(tokenizer, probes)
-    _same("tokenizer", folder, manifest["tokenizer"]["fingerprint"], found, resolved)
-    strategies = build_strategies(resolved)
-    pretrained = all(strategy.pretrained for strategy in strategies)
-    backbone = build_backbone(resolved.backbone, pretrained)
-    # Of fresh weights nothing is left to compare but their shapes.
-    said, found = manifest["backbone"]["architecture"], architecture(backbone)
-    if pretrained:
-        said, found = manifest["backbone"]["fingerprint"], fingerprint(backbone)
-    _same("backbone", folder, said, found, resolved)
-    model, _ = build_model(resolved, backbone, tokenizer, strategies, device, seed=0)
-    put_learned(model, tensors, folder.name)
-    if peft_folder.has_peft(model.backbone.module):
-        peft_folder.check_config(folder, model.backbone.module)
-    model.eval()
-    found_probe = probe(model, tokenizer, probes, list(resolved.recipe.data.inputs))
-    check_probe(folder.name, manifest["probe"], found_probe)
-    remember_places(said, manifest["tokenizer"]["fingerprint"], resolved)
-    return model, tokenizer
-
-
-def _check_readable(folder: Path, tokenizer: Tokenizer, probes: Sequence[Any], resolved: Resolved) -> None:
-    for number, value in enumerate(probes, 1):
-        try:
-            encode_one(tokenizer, value, f"probe {number}", resolved.backbone, resolved.tokenizer)
-        except DataError as error:
-            raise AdapterError(
-                f"'{folder.name}' holds a probe that the tokenizer here does not read: {error}"
-            ) from None
-
-
-def _same(what: str, folder: Path, said: str, found: str, resolved: Resolved) -> None:
-    if said != found:
-        raise AdapterError(
-            f"'{folder.name}' was learned on a {what} with fingerprint {said[:12]}, but the {what} of "
-            f"'{resolved.recipe.backbone.name}' here has {found[:12]}"
-        )
 
 
 def put_learned(model: Model, files: Mapping[str, Mapping[str, Tensor]], name: str) -> None:

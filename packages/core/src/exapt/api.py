@@ -6,33 +6,79 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exapt import adapter
-from exapt import device as devices
 from exapt.adapted import Adapted
+from exapt.alignment.aligned import Alignment
+from exapt.alignment.learning import run as _align
+from exapt.alignment.rebuilt import load_alignment
+from exapt.alignment.recipe import AlignRecipe, read_align_recipe
 from exapt.comparison import Comparison
 from exapt.comparison import compare as _compare
 from exapt.data.residues import Numbering
+from exapt.distilling import Distilled, with_teacher
+from exapt.distilling import distil as _distil
 from exapt.embedding import Embedder, embed_file
-from exapt.errors import AdapterError, RecipeError, listed
+from exapt.episodic import Draw, Episodes
 from exapt.events import Listener
 from exapt.explanation import Choice as Asked
 from exapt.explanation import explain_examples, explain_file, explain_table
-from exapt.manifest import read_manifest
-from exapt.places import BACKBONES, TOKENIZERS, found_here, remembered
-from exapt.plugins import Plugins, overridden, using
-from exapt.recipe import Recipe, read_recipe
-from exapt.resolve import Resolved, resolve
+from exapt.exporting import Exported, export
+from exapt.few_shot import Asked as _Few
+from exapt.few_shot import episodes as _episodes
+from exapt.generalisation import Generalisation
+from exapt.generalisation import leave_one_out as _leave_one_out
+from exapt.loading import load
+from exapt.rate_finder import RangeOptions, Rates, find_rates
+from exapt.recipe import Recipe, read_recipe, validated
 from exapt.scanning import scan_file, scan_sequences, scan_table
 from exapt.scores import score_file, score_pairs, score_rows
 from exapt.scoring import Choice, Scoring
-from exapt.specs import Options, TokenizerSpec, local_paths, settable
+from exapt.searching.driver import search as _search
+from exapt.searching.outcome import Search
+from exapt.searching.plan import SearchOptions
+from exapt.searching.section import section_of
+from exapt.sequence_matrix import Sequenced
+from exapt.sequence_plan import read_plan
+from exapt.sequences import learn_in_sequence as _learn_in_sequence
+from exapt.several import Adapters, load_all
+from exapt.stages import run_stages, staged
+from exapt.task_gains import TaskGain
+from exapt.task_gains import compare_tasks as _compare_tasks
 from exapt.training import run
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-__all__ = ["Adapted", "Comparison", "Embedder", "compare", "embed", "explain", "load", "scan", "score", "train"]
+__all__ = [
+    "Adapted",
+    "Adapters",
+    "Alignment",
+    "Comparison",
+    "Embedder",
+    "Episodes",
+    "Exported",
+    "Generalisation",
+    "Rates",
+    "Search",
+    "align",
+    "compare",
+    "compare_tasks",
+    "distil",
+    "embed",
+    "episodes",
+    "explain",
+    "export",
+    "find_rate",
+    "learn_in_sequence",
+    "leave_one_out",
+    "load",
+    "load_alignment",
+    "load_all",
+    "scan",
+    "score",
+    "search",
+    "train",
+]
 
 
 def train(
@@ -46,102 +92,28 @@ def train(
     """Train as a recipe says (a model, a mapping, or a TOML or JSON file) and return the adapted model.
 
     With ``out`` the adapter is written there, and the run's log and checkpoints to ``OUT.run``; ``resume`` continues
-    an interrupted run from its newest checkpoint, to the very same adapter.
+    an interrupted run from its newest checkpoint, to the very same adapter. Of a recipe of several ``stages`` the last
+    one's model is returned, which stands upon the others.
     """
+    stages = staged(recipe)
+    if stages is not None:
+        place = Path(out) if out else None
+        return run_stages(stages, place, resume=resume, device=device, listeners=listeners)
     return run(read_recipe(recipe), Path(out) if out else None, resume=resume, device=device, listeners=listeners)
 
 
-def load(
-    folder: str | Path,
+def align(
+    recipe: AlignRecipe | Mapping[str, Any] | str | Path,
+    out: str | Path | None = None,
     *,
-    backbone: str = "",
     device: str = "",
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Adapted:
-    """Load an adapter, and with it only the plugins that it names.
+    listeners: Sequence[Listener] = (),
+) -> Alignment:
+    """Align two backbones from pairs, as a recipe of two towers says, so that the inputs of one find those of the other.
 
-    ``backbone`` (``FAMILY:PATH``, a folder or a file) says where the weights stand, if they are not where they were or
-    this machine has not seen them yet; ``settings`` holds options of the ``tokenizer``: where its files stand, and limits
-    to what it refuses. Raises ``AdapterError`` unless tensors, backbone, tokenizer and answers are those that were saved,
-    and ``RecipeError`` for an option that there is not, or that stays as it was learned.
+    With ``out`` the alignment is written there, and the run's log to ``OUT.run``.
     """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    plugins = adapter.plugins_for(manifest, folder.name, overridden())
-    with using(plugins):
-        resolved = _resolved(folder, manifest, backbone, settings or {}, plugins)
-        model, tokenizer = adapter.rebuild(folder, manifest, resolved, devices.choose(device))
-    return Adapted(model, tokenizer, resolved, manifest)
-
-
-def _resolved(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    backbone: str,
-    settings: Mapping[str, Mapping[str, Any]],
-    plugins: Plugins,
-) -> Resolved:
-    recipe = read_recipe(manifest["recipe"])
-    given = _given(folder, settings, recipe, plugins)
-    source = _source(folder, manifest, backbone, plugins)
-    if recipe.tokenizer is not None:
-        files = local_paths(plugins.get(TokenizerSpec, recipe.tokenizer.name).spec.options)
-        lost = {key: str(said) for key in files if (said := recipe.tokenizer.options.get(key)) and key not in given}
-        here = {**_files(folder, manifest, lost, source), **given}
-        recipe = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update=here)})
-    return resolve(recipe, plugins, source)
-
-
-def _given(
-    folder: Path, settings: Mapping[str, Mapping[str, Any]], recipe: Recipe, plugins: Plugins
-) -> Mapping[str, Any]:
-    """Return the options of the tokenizer. Raises ``RecipeError`` for any that would change what the adapter learned from."""
-    unknown = settings.keys() - {"tokenizer"}
-    if unknown:
-        raise RecipeError(f"of an adapter only options of its tokenizer can be set, not of '{min(unknown)}'")
-    given = settings.get("tokenizer", {})
-    if not isinstance(given, Mapping) or "name" in given:
-        raise RecipeError(f"'{folder.name}' has its own tokenizer: name an option of it, tokenizer.KEY=VALUE")
-    own = recipe.tokenizer
-    options = plugins.get(TokenizerSpec, own.name).spec.options if own else Options
-    saved, free = own.options if own else {}, settable(options)
-    for key, value in given.items():
-        if key in options.model_fields and key not in free and saved.get(key) != value:
-            can = f"what can be set is {listed(free)}" if free else "nothing of it can be set"
-            raise RecipeError(f"'{folder.name}' keeps tokenizer.{key} as it was learned: {can}")
-    return given
-
-
-def _files(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, str], weights: str) -> dict[str, str]:
-    """Return where files of the tokenizer stand here; the adapter knows their last names alone."""
-    here = found_here(files, TOKENIZERS, manifest["tokenizer"]["fingerprint"], weights)
-    for key, file in files.items():
-        if key not in here:
-            raise AdapterError(
-                f"'{folder.name}' was learned with tokenizer.{key} '{Path(file).name}', which this machine has not seen: "
-                f"say where it is with --set tokenizer.{key}=PATH"
-            )
-    return here
-
-
-def _source(folder: Path, manifest: Mapping[str, Any], backbone: str, plugins: Plugins) -> str:
-    facts = manifest["backbone"]
-    if backbone:
-        offer, _, source = plugins.checkpoint(backbone)
-        if offer.spec.name != facts["family"]:
-            raise AdapterError(
-                f"'{folder.name}' was learned on {facts['name']}, not on a model of the family '{offer.spec.name}'"
-            )
-        return source
-    if not facts["local"]:
-        return ""
-    source = remembered(BACKBONES, facts["fingerprint"] or facts["architecture"]).get("source", "")
-    if not source:
-        raise AdapterError(
-            f"'{folder.name}' was learned on the local weights '{facts['name']}', which are not where they were, or "
-            f"which this machine has not seen: say where they are with --backbone {facts['family']}:PATH"
-        )
-    return source
+    return _align(read_align_recipe(recipe), Path(out) if out else None, device=device, listeners=listeners)
 
 
 def embed(
@@ -170,6 +142,36 @@ def embed(
         raise TypeError("embed takes a list of inputs, or the path of a table together with out")
     arrays: np.ndarray[Any, Any] | list[np.ndarray[Any, Any]] = embedder.arrays(inputs)
     return arrays
+
+
+def episodes(
+    data: str | Path,
+    backbone: str = "",
+    *,
+    adapter: str | Path | Adapted = "",
+    head: str = "prototypes",
+    ways: int = 5,
+    shots: int = 5,
+    queries: int = 15,
+    episodes: int = 100,
+    label: str = "",
+    classes: Sequence[str] = (),
+    only: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    **reading: Any,
+) -> Episodes:
+    """Return how well ``shots`` examples of each of ``ways`` classes suffice, over many episodes drawn from a table.
+
+    In each, a ``head`` that is fitted in closed form is given the examples and answers for up to ``queries`` others of each
+    class, over features of a backbone as it was published, or as an adapter left it. ``classes`` and ``only``
+    (``{"split": "test"}``) limit the rows that are drawn from; ``settings`` holds options of the ``head``, the ``backbone``,
+    the ``tokenizer`` and the ``reader``; ``reading`` may name ``inputs``, ``ids``, ``reader``, ``layer``, ``scratch`` (fresh
+    weights) and ``device``. Raises ``DataError``, before weights are loaded, if there are too few classes or examples.
+    """
+    draw = Draw(ways, shots, queries, episodes, seed)
+    said: dict[str, Any] = {"head": head, "label": label, "classes": classes, "only": only or {}}
+    return _episodes(Path(data), draw, _Few(backbone, adapter, settings=settings or {}, **said, **reading))
 
 
 def explain(
@@ -291,6 +293,104 @@ def scan(
     return scan_sequences(scoring, sequences, **shown, **table)
 
 
+def search(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    out: str | Path,
+    *,
+    space: Mapping[str, Any] | str | Path | None = None,
+    resume: bool = False,
+    final: bool = False,
+    device: str = "",
+    listeners: Sequence[Listener] = (),
+    **options: Any,
+) -> Search:
+    """Search strategies, rates and layers by the valid part alone; trials and the best recipe stand in the folder ``out``.
+
+    ``space`` names keys of the recipe with lists of choices, or ranges: a mapping, or a TOML or JSON file; without it, it
+    is the recipe's own section ``search``, or a common one. ``options`` are ``trials``, ``budget`` (minutes) and ``prune``
+    (``halving``, ``median`` or ``none``). ``resume`` goes on with an interrupted search, or with more trials; ``final``
+    measures the best recipe on the test part at the end, once.
+    """
+    given, section = section_of(recipe, space)
+    how = validated(SearchOptions, options, "search")
+    return _search(given, section, Path(out), how, resume=resume, final=final, device=device, listeners=listeners)
+
+
+def leave_one_out(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    domain: str = "",
+    *,
+    adapt: bool = False,
+    out: str | Path | None = None,
+    device: str = "",
+    listeners: Sequence[Listener] = (),
+) -> Generalisation:
+    """Leave each domain out in turn, learn on the others, and return how good the recipe is on what was left out.
+
+    ``domain`` is the column that names the domains, unless the recipe's ``data.domain`` does. With ``adapt``, strategies
+    learn from the rows left out, without their labels. The adapters go to the folder ``out``; one that was begun is gone
+    on with.
+    """
+    place = Path(out) if out else None
+    return _leave_one_out(read_recipe(recipe), domain, adapt=adapt, out=place, device=device, listeners=listeners)
+
+
+def learn_in_sequence(
+    plan: Mapping[str, Any] | str | Path,
+    out: str | Path,
+    *,
+    method: str = "",
+    resume: bool = False,
+    device: str = "",
+    listeners: Sequence[Listener] = (),
+) -> Sequenced:
+    """Learn tasks one after the other on one backbone, and return how good each was after each of them.
+
+    ``plan`` is a mapping, or a TOML or JSON file: a recipe for all tasks, ``[[tasks]]`` with what differs in each, and a
+    section ``[sequence]`` that names the method, unless ``method`` does: finetune, ewc, l2-sp, replay or separate. Into
+    ``out`` go an adapter for each task and the matrix; ``resume`` goes on with an interrupted sequence.
+    """
+    read = read_plan(plan, method)
+    return _learn_in_sequence(read, Path(out), resume=resume, device=device, listeners=listeners)
+
+
+def find_rate(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    out: str | Path | None = None,
+    picture: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "",
+    listeners: Sequence[Listener] = (),
+    **options: Any,
+) -> Rates:
+    """Try ever higher learning rates on the training part, and suggest one for the heads and one for the backbone.
+
+    ``options`` are ``steps``, ``low``, ``high`` and ``rule`` (``steepest`` or ``divergence``). ``out`` is a file for the
+    table of losses, ``picture`` one for the curves; nothing else is kept.
+    """
+    files: dict[str, Any] = {"out": Path(out) if out else None, "picture": Path(picture) if picture else None}
+    how = validated(RangeOptions, options, "find-rate")
+    return find_rates(read_recipe(recipe), how, **files, overwrite=overwrite, device=device, listeners=listeners)
+
+
+def distil(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    out: str | Path | None = None,
+    *,
+    teacher: str | Path | None = None,
+    seeds: Sequence[int] = (),
+    device: str = "",
+    listeners: Sequence[Listener] = (),
+) -> Distilled:
+    """Train a student with its teacher and without, and compare all three on the test part by metric, size and speed.
+
+    The recipe names the strategy ``distillation``; with ``teacher`` it is added, or told who teaches.
+    """
+    full = with_teacher(read_recipe(recipe), str(teacher)) if teacher else read_recipe(recipe)
+    return _distil(full, Path(out) if out else None, seeds=seeds, device=device, listeners=listeners)
+
+
 def compare(
     recipe: Recipe | Mapping[str, Any] | str | Path,
     *,
@@ -301,3 +401,14 @@ def compare(
 ) -> Comparison:
     """Train a recipe, ``scratch`` and a linear model on k-mers over paired seeds, and say whether transfer helped."""
     return _compare(read_recipe(recipe), seeds, scratch or {}, device, listeners)
+
+
+def compare_tasks(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    device: str = "",
+    listeners: Sequence[Listener] = (),
+) -> list[TaskGain]:
+    """Train a recipe of several heads, and each of them alone, over paired seeds; return what each task gains or loses."""
+    return _compare_tasks(read_recipe(recipe), seeds=seeds, device=device, listeners=listeners)

@@ -62,6 +62,16 @@ def claimed(folder: Path | None, resume: bool) -> Iterator[None]:
         (folder / _LOCK).unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder, which is made if it is not there, to this process. Raises ``OutputError`` if it is another's."""
+    _lock(folder)
+    try:
+        yield
+    finally:
+        (folder / _LOCK).unlink(missing_ok=True)
+
+
 def _lock(folder: Path) -> None:
     _refuse_company(folder)
     lock = folder / _LOCK

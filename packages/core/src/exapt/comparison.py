@@ -12,16 +12,17 @@ import numpy as np
 from scipy import stats
 
 from exapt.baseline import fit_baseline
-from exapt.building import build, build_backbone, build_heads, build_tokenizer
+from exapt.building import bare_head
 from exapt.errors import RecipeError
 from exapt.events import Event, Listener, Run
-from exapt.labelled import Table, read_table
+from exapt.labelled import Table
 from exapt.metrics import LOWER_IS_BETTER
-from exapt.parts import Head, HeadContext
+from exapt.parts import Head
 from exapt.plugins import current
 from exapt.recipe import Component, Recipe, TrainingOptions, read_recipe, validated
 from exapt.resolve import Resolved, resolve
 from exapt.structures import Structure
+from exapt.tasks import read_table
 from exapt.training import run
 
 RECIPE, SCRATCH, BASELINE = "recipe", "scratch", "baseline"
@@ -126,11 +127,13 @@ def from_scratch(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
     own for: a rate or a number of epochs that suits them says nothing of training from scratch. ``options`` go over all.
     """
     peculiar = {"learning_rate"} | {
-        key for chosen in resolve(recipe, current()).strategies for key in chosen.offer.spec.training
+        key for chosen in resolve(recipe, current()).strategies for key in chosen.offer.spec.training_of(chosen.options)
     }
     training = {k: v for k, v in recipe.training.model_dump(exclude_unset=True).items() if k not in peculiar}
     kept = validated(TrainingOptions, {**training, **options}, "training from scratch")
-    return recipe.model_copy(update={"strategies": (Component(name=SCRATCH),), "training": kept, "start": ""})
+    return recipe.model_copy(
+        update={"strategies": (Component(name=SCRATCH),), "training": kept, "start": "", "base": "", "reference": None}
+    )
 
 
 def _named(records: Mapping[str, Sequence[tuple[float, float, int]]], recipe: Recipe) -> tuple[Contender, ...]:
@@ -183,12 +186,8 @@ def _metric(recipe: Recipe) -> str:
 
 
 def _head(resolved: Resolved) -> Head:
-    ((name, chosen),) = resolved.heads.items()
-    if not chosen.offer.spec.labelled:
-        # It is made of its backbone's language model.
-        return build_heads(resolved, build_backbone(resolved.backbone), 0, build_tokenizer(resolved.tokenizer))[name]
-    head: Head = build(chosen, HeadContext(dict.fromkeys(resolved.recipe.data.inputs, 1)))
-    return head
+    (name,) = resolved.heads
+    return bare_head(resolved, name)
 
 
 def _has_baseline(recipe: Recipe) -> bool:

@@ -34,7 +34,7 @@ from exapt.parts import Array, Backbone, Encoding, Features, Tokenizer
 from exapt.plugins import current
 from exapt.recipe import Component, DataOptions
 from exapt.resolve import Chosen, portable, read_by, resolve_backbone, weights_folder
-from exapt.specs import Windowed
+from exapt.specs import Checkpoint, Windowed
 from exapt.units import names_of_units
 
 PER_UNIT = "none"
@@ -75,7 +75,20 @@ class Embedder:
         """
         if pooling not in ("mean", "max", "cls", PER_UNIT):
             raise RecipeError(f"unknown pooling '{pooling}' for embeddings; poolings are mean, max, cls and none")
-        chosen, checkpoint, reads = resolve_backbone(current(), *named_parts(backbone, settings or {}))
+        parts = resolve_backbone(current(), *named_parts(backbone, settings or {}))
+        return cls.of_parts(backbone, parts, pooling, layer, device)
+
+    @classmethod
+    def of_parts(
+        cls,
+        backbone: str,
+        parts: tuple[Chosen, Checkpoint | None, Chosen],
+        pooling: str = "mean",
+        layer: int = -1,
+        device: str = "",
+    ) -> Embedder:
+        """Load a backbone of which everything was looked up: itself, its checkpoint if it has one, its tokenizer."""
+        chosen, checkpoint, reads = parts
         if isinstance(chosen.options, Windowed) and chosen.options.windows == "score":
             raise RecipeError('an embedding is of the whole input: use backbone windows = "pool"')
         tokenizer, model, where = build_tokenizer(reads), build_backbone(chosen), devices.choose(device)

@@ -5,6 +5,7 @@ ExaptError                    one sentence: what, which, what to do
 │   ├── TableError            a whole table, at whichever of its rows that is noticed
 │   └── UnknownClassError     a label that is none of the classes that there are
 ├── RecipeError               a recipe that cannot be run as written
+│   └── MetricError           a metric that nothing measures
 ├── ComponentError            a backbone, head, strategy, ... that is unknown or offered twice
 ├── AdapterError              an adapter that does not fit what stands on this machine
 ├── OutputError               a place that cannot be written to
@@ -46,6 +47,10 @@ class UnknownClassError(DataError):
 
 class RecipeError(ExaptError):
     """The recipe cannot be run as written."""
+
+
+class MetricError(RecipeError):
+    """The metric that is to choose is not measured."""
 
 
 class ComponentError(ExaptError):

@@ -18,6 +18,10 @@ class Run:
     recipe: Mapping[str, Any]
 
 
+class Stopped(BaseException):
+    """Raised by a listener, it ends the run; whatever else a listener raises only silences that listener."""
+
+
 @dataclass(frozen=True)
 class Event:
     """``facts`` are plain numbers and strings, named ``<split>.<metric>`` where they are metrics."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from exapt.errors import AdapterError, listed
 
 MANIFEST = "exapt.json"
+ALIGNMENT = "alignment.json"
 FORMAT = 1
 _PARTS = ("train", "valid", "test")
+_SHOWN = (*_PARTS, "target", "reference before", "reference after")
 HEADS = "heads.safetensors"
 BACKBONE = "backbone.safetensors"
 PEFT = "adapter_model.safetensors"
@@ -122,7 +124,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise AdapterError(f"there is no adapter folder '{folder}'")
     if not path.is_file():
-        raise AdapterError(f"'{folder}' is no exapt adapter: it has no {MANIFEST}")
+        aligned = (folder / ALIGNMENT).is_file()
+        instead = (
+            ": it aligns two backbones, for exapt retrieve, exapt classify and exapt.load_alignment" if aligned else ""
+        )
+        raise AdapterError(f"'{folder}' is no exapt adapter: it has no {MANIFEST}{instead}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         written = manifest["exapt"]["format"]
@@ -154,12 +160,21 @@ def _first_fault(error: ValidationError) -> str:
     return f"'{place}': {reason[0].lower()}{reason[1:]}" if place else reason
 
 
-def finite(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Return the metrics of each part that are numbers: JSON has no others, and no run may be lost to one."""
-    return {
-        part: {name: value for name, value in values.items() if math.isfinite(value)}
-        for part, values in metrics.items()
-    }
+def finite(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report without what is no number, such as NaN: JSON has no such thing, and no run may be lost to one."""
+    return {name: _plain(value) for name, value in report.items() if not _endless(value)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return finite(value)
+    if isinstance(value, (list, tuple)):
+        return [None if _endless(one) else _plain(one) for one in value]
+    return value
+
+
+def _endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def dumped(manifest: Mapping[str, Any]) -> str:
@@ -170,7 +185,9 @@ def dumped(manifest: Mapping[str, Any]) -> str:
 def card(manifest: Mapping[str, Any]) -> str:
     """Return the adapter's model card, in Markdown with a metadata block."""
     backbone, recipe = manifest["backbone"], manifest["recipe"]
-    strategies = ", ".join(strategy["name"] for strategy in recipe["strategies"])
+    merged = manifest.get("merged")
+    named = ", ".join(strategy["name"] for strategy in (merged or recipe)["strategies"])
+    strategies = f"{named}, merged," if merged else named
     lines = [
         "---",
         "library_name: exapt",
@@ -190,6 +207,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         *_metrics(manifest),
         *_data(manifest),
         "",
+        *_transfer(manifest),
         "## Use",
         "",
         "```",
@@ -216,7 +234,8 @@ def _questions(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _metrics(manifest: Mapping[str, Any]) -> list[str]:
-    parts = {part: manifest["metrics"][part] for part in _PARTS if manifest["metrics"].get(part)}
+    known = manifest["metrics"]
+    parts = {part: known[part] for part in _SHOWN if known.get(part)}
     names = list(dict.fromkeys(name for values in parts.values() for name in values))
     if not names:
         return []
@@ -231,3 +250,43 @@ def _data(manifest: Mapping[str, Any]) -> list[str]:
     data = manifest["data"]
     rows = ", ".join(f"{data['rows'][part]:,} {part}" for part in _PARTS if part in data["rows"])
     return [f"Data: `{data['file']}` (sha256 `{data['sha256'][:16]}`), {rows}."]
+
+
+def _transfer(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what each strategy had to tell of the run: facts in a line, and a table of what it has several of."""
+    told: Mapping[str, Any] = manifest.get("transfer") or {}
+    lines: list[str] = []
+    for name, facts in told.items():
+        sides = {key: value for key, value in facts.items() if isinstance(value, Mapping) and value}
+        tables = {key: value for key, value in facts.items() if _is_table(value)}
+        plain = {key: value for key, value in facts.items() if key not in sides and key not in tables}
+        words = ", ".join(f"{key} {_said(value)}" for key, value in plain.items() if value != {})
+        lines += [f"`{name}`: {words}." if words else f"`{name}`:", ""]
+        if sides:
+            lines += [*_table([{"": key, **_flat(value)} for key, value in sides.items()]), ""]
+        for key, rows in tables.items():
+            lines += [f"{key}:", "", *_table([_flat(row) for row in rows]), ""]
+    return ["## Transfer", "", *lines] if lines else []
+
+
+def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return flat
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    body = ["| " + " | ".join(_said(row[name]) if name in row else "" for name in names) + " |" for row in rows]
+    return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|", *body]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " ".join(map(_said, value)) if isinstance(value, list) else str(value)

@@ -16,10 +16,14 @@ from sklearn import metrics as scores
 
 Array = npt.NDArray[Any]
 
-LOWER_IS_BETTER = frozenset({"ece", "loss", "mae", "mse", "perplexity", "rmse"})
+LOWER_IS_BETTER = frozenset({"ece", "loss", "mae", "median_rank", "mse", "perplexity", "rmse"})
 """The metrics of which less is better, by their last name: ``valid.loss`` and ``ddg.rmse`` are among them."""
 
 CALIBRATION_BINS = 15
+
+RECALLS = (1, 5, 10)
+"""Of how many answers, at the top, retrieval is measured."""
+_QUERIES = 1024
 
 CONTACT_RANGES = {"medium": (12, 23), "long": (24, np.inf)}
 """How many units apart along the sequence a pair is, least and most, by the name of the range."""
@@ -135,6 +139,56 @@ def _contact_precision(output: Array, target: Array, nearest: int) -> dict[str, 
             # Where there are fewer pairs than asked for, all of them are judged.
             found[f"{name}_precision_L{share if share > 1 else ''}"] = float(right[: max(1, units // share)].mean())
     return found
+
+
+def retrieval(pairs: Array, inputs: Array, towers: Sequence[str]) -> dict[str, float]:
+    """Return how well each side of ``pairs`` [n, 2, width], unit vectors of two ``towers``, finds the other by cosine.
+
+    ``inputs`` [n, 2] number the distinct inputs of each side: other pairs with an input of this one are no wrong answers to
+    it, and are left out of the ranking. ``recall@k`` is the share of pairs whose other side is among the first k, ``mrr``
+    the mean of 1 / rank, both of ``ONE_to_OTHER`` and as the mean of both directions; ``chance`` is what a random order has.
+    Those that tie count as in a random order. Left out are pairs that have no wrong answer, and a k at which chance finds all.
+    """
+    rivals = np.array([(inputs != own).all(1).sum() for own in inputs], np.int64)
+    asked = rivals > 0
+    if not asked.any():
+        return {}
+    rivals = rivals[asked]
+    found: dict[str, float] = {}
+    for one, other in ((0, 1), (1, 0)):
+        above, tied = _ahead(pairs[:, one], pairs[:, other], inputs)
+        direction = f"{towers[one]}_to_{towers[other]}"
+        found |= {f"{direction}.{name}": value for name, value in _found(above[asked], tied[asked], rivals).items()}
+    kinds = [name.rpartition(".")[2] for name in found]
+    means = {kind: np.mean([value for name, value in found.items() if name.endswith(f".{kind}")]) for kind in kinds}
+    return _floats(
+        means
+        | found
+        | {f"chance.{name}": value for name, value in _found(np.zeros_like(rivals), rivals, rivals).items()}
+    )
+
+
+def _ahead(queries: Array, among: Array, inputs: Array) -> tuple[Array, Array]:
+    """Return how many rivals [n] stand above each query's own partner, and how many [n] tie with it."""
+    above, tied = np.empty((2, len(queries)), np.int64)
+    for start in range(0, len(queries), _QUERIES):
+        rows = slice(start, start + _QUERIES)
+        cosines = queries[rows].astype(np.float64) @ among.T.astype(np.float64)
+        own = np.take_along_axis(cosines, np.arange(len(queries))[rows, None], 1)
+        rival = (inputs[rows, None] != inputs[None]).all(-1)
+        above[rows], tied[rows] = ((cosines > own) & rival).sum(1), ((cosines == own) & rival).sum(1)
+    return above, tied
+
+
+def _found(above: Array, tied: Array, rivals: Array) -> dict[str, float]:
+    """Return what is expected where one right answer and ``tied`` [n] others stand in a random order, below ``above`` [n]."""
+    shares = {k: np.clip((k - above) / (tied + 1), 0, 1) for k in RECALLS if (rivals >= k).any()}
+    harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, rivals.max() + 2))])
+    return {
+        **{f"recall@{k}": np.mean(share) for k, share in shares.items()},
+        "mrr": np.mean((harmonic[above + tied + 1] - harmonic[above]) / (tied + 1)),
+        "median_rank": np.median(1 + above + tied / 2),
+    }
 
 
 def calibration_error(confidences: Array, correct: Array) -> float:

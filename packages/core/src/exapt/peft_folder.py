@@ -137,3 +137,16 @@ def _prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
         if f"{_ROOT}{rest}" in expected:
             return f"{first}."
     return ""
+
+
+def merge(module: nn.Module) -> None:
+    """Fold the layers that PEFT put into a module into its own weights, and take them away."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tuned = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
+    for name, layer in tuned:
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, layer.get_base_layer())
+    if has_peft(module):
+        del module.peft_config

@@ -1,10 +1,11 @@
-"""Pictures of numbers at places: heat maps, drawn without a display."""
+"""Pictures of numbers at places: heat maps and curves, drawn without a display."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ FOLD = 60
 _CELL = 0.16
 """Inches, as all lengths below."""
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.5, 1.0, 0.45, 0.2, 0.5
-_NARROWEST, _SHORTEST_BAR = 3.0, 0.6
+_NARROWEST, _SHORTEST_BAR, _SIDE = 3.0, 0.6, 2.4
 _DOTS = 150
 # Beyond this, programs refuse to open a picture: of very long sequences the dots get coarser.
 _TALLEST = 30_000
@@ -82,6 +83,48 @@ def save_heat_map(
         # A name may have letters that the font lacks, which are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         _save(_figure(shown, rows, columns, title, unit, frozenset(marks)), path)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One curve: ``points`` [n] over ``places`` [n], which are on a logarithmic scale, an even ``line`` [n] through them, and
+    the place that is marked, if any.
+    """
+
+    name: str
+    places: Sequence[float]
+    points: Sequence[float]
+    line: Sequence[float]
+    mark: float | None = None
+
+
+def save_curves(
+    path: str | Path, panels: Sequence[Panel], *, title: str, across: str, up: str, overwrite: bool = False
+) -> None:
+    """Draw curves side by side, and save the picture whole or not at all.
+
+    ``across`` and ``up`` say what the axes count. Raises ``OutputError`` as ``check_picture`` does.
+    """
+    path = check_picture(path, overwrite)
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        height = _TOP + _SIDE + _GAP
+        figure = _titled(len(panels) * (_SIDE + _RIGHT) + _LEFT, height, title)
+        for number, panel in enumerate(panels):
+            left = _LEFT + number * (_SIDE + _RIGHT)
+            width = figure.get_figwidth()
+            axes = figure.add_axes((left / width, _GAP / height, _SIDE / width, _SIDE / height))
+            axes.set(xscale="log", title=panel.name, xlabel=across, ylabel=up)
+            axes.xaxis.set_major_formatter(lambda place, _: f"{place:g}")
+            axes.tick_params(axis="x", labelrotation=45)
+            axes.plot(panel.places, panel.points, ".", color="0.75", markersize=2)
+            axes.plot(panel.places, panel.line, color="tab:blue", linewidth=1)
+            if panel.mark is not None:
+                axes.axvline(panel.mark, color="tab:red", linewidth=0.8)
+                axes.annotate(f" {panel.mark:.2g}", (panel.mark, 1), xycoords=("data", "axes fraction"), va="top")
+        _save(figure, path)
 
 
 def _figure(

@@ -88,7 +88,7 @@ class Start:
         if self.manifest is None:
             return set()
         theirs = self.manifest["recipe"]["heads"]
-        same = {name for name in ours if name in theirs and _question(theirs[name]) == _question(ours[name])}
+        same = {name for name in ours if name in theirs and question(theirs[name]) == question(ours[name])}
         for name in same:
             tensors = self.files[HEADS].items()
             head = {key.removeprefix(f"{name}."): value for key, value in tensors if key.startswith(f"{name}.")}
@@ -97,5 +97,10 @@ class Start:
         return same
 
 
-def _question(head: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in head.items() if key not in ("weight", "label", "class_weights")}
+# How a head learns is no part of what it was asked.
+_LEARNED_BY = ("weight", "label", "class_weights", "loss", "gamma")
+
+
+def question(head: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a head asks, of how it stands in a recipe: heads that ask the same can take up each other's weights."""
+    return {key: value for key, value in head.items() if key not in _LEARNED_BY}

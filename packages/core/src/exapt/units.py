@@ -51,7 +51,10 @@ def _without_labels(
         return labels, sum(len(units) - sum(units) for units, counts in zip(known, counted, strict=True) if counts)
     # Heads of classes read text letter by letter, those of numbers do not.
     characters = head.offer.spec.baseline != "regression"
-    found = [without_labels_of(label, units, characters) for label, units in zip(labels, known, strict=True)]
+    found = [
+        (None, 0) if label is None else without_labels_of(label, units, characters)
+        for label, units in zip(labels, known, strict=True)
+    ]
     lost = sum(count for (_, count), counts in zip(found, counted, strict=True) if counts)
     return [label for label, _ in found], lost
 

@@ -10,7 +10,31 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from exapt import __version__
-from exapt.cli import compare, doctor, embed, evaluate, explain, inspect, listing, plugins, predict, score, split, train
+from exapt.cli import (
+    align,
+    classify,
+    compare,
+    compare_tasks,
+    distil,
+    doctor,
+    embed,
+    episodes,
+    evaluate,
+    explain,
+    export,
+    find_rate,
+    inspect,
+    learn_in_sequence,
+    leave_one_out,
+    listing,
+    plugins,
+    predict,
+    retrieve,
+    score,
+    search,
+    split,
+    train,
+)
 from exapt.cli.output import printable
 from exapt.errors import ExaptError, did_you_mean
 from exapt.installed import PluginInfo, commands
@@ -23,9 +47,20 @@ _CORE: dict[str, click.Command] = {
         predict.predict,
         evaluate.evaluate,
         explain.explain,
+        export.export,
         compare.compare,
+        compare_tasks.compare_tasks,
+        leave_one_out.leave_one_out,
+        learn_in_sequence.learn_in_sequence,
+        distil.distil,
+        find_rate.find_rate,
+        search.search,
         embed.embed,
+        episodes.episodes,
         score.score,
+        align.align,
+        retrieve.retrieve,
+        classify.classify,
         inspect.inspect,
         listing.list_,
         listing.show,

@@ -31,7 +31,7 @@ def compare(
     their 95 % intervals, the time and the parameters that learn, and in a sentence whether transfer helped.
     """
     given = written(recipe, flags)
-    numbers = _numbers(seeds)
+    numbers = seeds_of(seeds)
     from exapt.api import compare as compare_all
 
     watching = Watching()
@@ -55,7 +55,8 @@ def compare(
     say(outcome.verdict)
 
 
-def _numbers(seeds: str) -> list[int]:
+def seeds_of(seeds: str) -> list[int]:
+    """Return the seeds of a flag."""
     try:
         return [int(seed) for seed in seeds.split(",")]
     except ValueError:

@@ -164,4 +164,10 @@ def _report(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
             ("metric", *parts),
             [(name, *(number(values[name]) if name in values else "" for values in parts.values())) for name in names],
         )
+    told = manifest.get("transfer", {}).get("domains", {}).get("classifier")
+    if told:
+        say(
+            f"domains told apart by their features: {told['before']:.2f} before training, {told['after']:.2f} after "
+            f"(chance {told['chance']:.2f})"
+        )
     say(f"adapter: {out}")

@@ -1,0 +1,1 @@
+"""Search: strategies, rates and layers, chosen by the valid part alone."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DesignOptions", "design"]
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOME_OF = {"DesignOptions": "exapt_esm.designing", "design": "exapt_esm.designing.run"}
 

@@ -22,6 +22,7 @@ from exapt import (
     hookimpl,
 )
 from exapt_esm import proteinmpnn
+from exapt_esm.augmentations import AUGMENTATIONS
 from exapt_esm.designing import WRITERS
 from exapt_esm.proteinmpnn.scorers import SCORERS
 from exapt_esm.structures import READERS
@@ -144,7 +145,8 @@ def exapt_heads() -> Iterable[HeadSpec]:
 
 @hookimpl
 def exapt_augmentations() -> Iterable[AugmentationSpec]:
-    """Yield the noise with which ProteinMPNN was trained."""
+    """Yield changes of sequences, and the noise with which ProteinMPNN was trained."""
+    yield from AUGMENTATIONS
     yield from proteinmpnn.AUGMENTATIONS
 
 

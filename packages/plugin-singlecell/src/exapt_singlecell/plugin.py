@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from exapt import BackboneSpec, HeadSpec, ReaderSpec, TokenizerSpec, WriterSpec, hookimpl
+from exapt import AugmentationSpec, BackboneSpec, HeadSpec, ReaderSpec, TokenizerSpec, WriterSpec, hookimpl
 from exapt_singlecell import geneformer, scgpt
+from exapt_singlecell.augmentations import AUGMENTATIONS
 from exapt_singlecell.readers import READERS
 from exapt_singlecell.writers import WRITERS
 
@@ -38,6 +39,12 @@ def exapt_backbones() -> Iterable[BackboneSpec]:
 def exapt_heads() -> Iterable[HeadSpec]:
     """Yield the questions that only one family can answer."""
     yield from scgpt.HEADS
+
+
+@hookimpl
+def exapt_augmentations() -> Iterable[AugmentationSpec]:
+    """Yield changes of cells."""
+    yield from AUGMENTATIONS
 
 
 @hookimpl

@@ -130,6 +130,7 @@ BACKBONES = (
         checkpoints=CHECKPOINTS,
         accepts="structure",
         scorers=("conditional", "unconditional", "decoding-orders"),
+        prompts=False,
     ),
 )
 

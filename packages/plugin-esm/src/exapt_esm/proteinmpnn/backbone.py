@@ -25,6 +25,8 @@ class ProteinMpnn(Backbone):
     """
 
     lora_targets = ("W1", "W2", "W3", "W11", "W12", "W13")
+    # The last of a layer that works on residues: decoding residue by residue comes through it too.
+    bottleneck_targets = ("norm2",)
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ class InverseFolding(Head):
     def __init__(self, options: InverseFoldingOptions, context: HeadContext) -> None:
         super().__init__()
         (self.input,) = options.inputs
-        self.smoothing = options.smoothing
+        self._smoothing = options.smoothing
         if not isinstance(context.tokenizer, ProteinMpnnTokenizer):
             raise _unfit(self.input)
         # A backbone's own parameters may be at rest already: what is copied here is to learn.
@@ -74,7 +74,7 @@ class InverseFolding(Head):
         """Return the summed cross-entropy, smoothed, of ``output``, logits or what ``condense`` made of them."""
         if output.shape[-1] == _KEPT:
             return torch.where(target == self.pad, 0, output[..., 0]).sum()
-        return self._losses(output, target, self.smoothing).sum()
+        return self._losses(output, target, self._smoothing).sum()
 
     def _losses(self, logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
         flat = functional.cross_entropy(
@@ -90,7 +90,7 @@ class InverseFolding(Head):
     def condense(self, output: Tensor, target: Tensor) -> Tensor:
         """Return of each residue [batch, tokens, 3] loss, negative log probability and whether it was told; else -1."""
         hit = (output.argmax(-1) == target).float()
-        kept = torch.stack((self._losses(output, target, self.smoothing), self._losses(output, target, 0), hit), -1)
+        kept = torch.stack((self._losses(output, target, self._smoothing), self._losses(output, target, 0), hit), -1)
         return kept.masked_fill((target == self.pad).unsqueeze(-1), _NOT_ASKED)
 
     def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:

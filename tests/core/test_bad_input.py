@@ -169,7 +169,7 @@ NAMES = {
     "backbone": ("esm2-8mm", "unknown backbone 'esm2-8mm'. Did you mean 'esm2-8m'? Installed: "),
     "head": ("sequence-clasification", "unknown head 'sequence-clasification'. Did you mean 'sequence-classification'? "
              "Installed: causal-lm, "),
-    "strategy": ("loraa", "unknown strategy 'loraa'. Did you mean 'lora'? Installed: full, lora, partial, probe, scratch."),
+    "strategy": ("loraa", "unknown strategy 'loraa'. Did you mean 'lora'? Installed: adversarial, bitfit, bottleneck, "),
 }  # fmt: skip
 
 
@@ -187,8 +187,8 @@ def test_a_backbone_folder_that_is_not_there(spoilt, table, tmp_path):
 
 SETTINGS = {
     "training.epoch=3": "recipe: unknown key 'training.epoch'. Did you mean 'epochs'? Known: batch_size, ",
-    "splitt.column=x": "recipe: unknown key 'splitt'. Did you mean 'split'? Known: augmentations, backbone, data, ",
-    "data.pth=x": "recipe: unknown key 'data.pth'. Did you mean 'path'? Known: format, id, inputs, labels, ",
+    "splitt.column=x": "recipe: unknown key 'splitt'. Did you mean 'split'? Known: augmentations, backbone, base, data, ",
+    "data.pth=x": "recipe: unknown key 'data.pth'. Did you mean 'path'? Known: domain, format, id, inputs, labels, ",
     "strategy.rnk=3": "strategies.0 'probe': unknown key 'rnk'. Known: none",
     "head.poling=max": "heads.head 'sequence-classification': unknown key 'poling'. Did you mean 'pooling'? Known: class",
     "head.pooling=sum": "heads.head 'sequence-classification': 'pooling' is 'sum': input should be 'mean', 'cls', ",
@@ -411,7 +411,7 @@ def test_an_adapter_whose_weights_this_machine_has_not_seen(unusable, adapter, t
 
 def test_an_adapter_whose_plugin_is_disabled(unusable, adapter):
     assert unusable(adapter, env={"EXAPT_DISABLE_PLUGINS": "esm"}) == (
-        "'adapter' needs the plugin exapt-esm 0.3.0, which is not installed (or disabled): pip install exapt-esm"
+        "'adapter' needs the plugin exapt-esm 0.4.0, which is not installed (or disabled): pip install exapt-esm"
     )
 
 

@@ -186,8 +186,8 @@ def test_doctor(exapt):
     said = json.loads(exapt("doctor", "--json").stdout)
     assert list(said) == ["device", "precision", "versions", "cache", "plugins"]
     assert {"exapt", "torch", "peft"} <= said["versions"].keys()
-    assert said["plugins"]["esm (exapt-esm 0.3.0)"] == "works"
-    assert "  esm (exapt-esm 0.3.0): works\n" in exapt("doctor").stdout
+    assert said["plugins"]["esm (exapt-esm 0.4.0)"] == "works"
+    assert "  esm (exapt-esm 0.4.0): works\n" in exapt("doctor").stdout
 
 
 @pytest.mark.slow

@@ -11,6 +11,43 @@ from exapt.installed import installed
 from exapt.plugins import Plugins, chosen
 from exapt.specs import BackboneSpec, StrategySpec, TokenizerSpec
 
+OF_CORE = [
+    "adversarial",
+    "bitfit",
+    "bottleneck",
+    "consistency",
+    "coral",
+    "discriminative-rates",
+    "distillation",
+    "dora",
+    "early-stopping",
+    "ewc",
+    "full",
+    "gradual-mixing",
+    "gradual-unfreezing",
+    "head-dropout",
+    "ia3",
+    "l2-sp",
+    "label-smoothing",
+    "layernorm",
+    "lora",
+    "maml",
+    "mixup",
+    "mmd",
+    "partial",
+    "prefix",
+    "probe",
+    "prompt",
+    "replay",
+    "scratch",
+    "self-training",
+    "swa",
+    "uncertainty-weights",
+    "weight-decay",
+    "wise-ft",
+]
+"""The strategies that core brings."""
+
 STRATEGY = """
 from exapt import StrategySpec, hookimpl
 exapt_api = 1
@@ -171,9 +208,7 @@ def test_a_broken_plugin_is_reported_and_stops_nobody(site, exapt, kind):
     site.install("exapt-calm", strategy("calm"))
     assert f"bad  (exapt-{kind} 1.0)  BROKEN: {fault}\n" in exapt("plugins", "--check").stdout
     listed = exapt("list", "strategies")
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [
-        "name", "calm", "full", "lora", "partial", "probe", "scratch",
-    ]  # fmt: skip
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["name", *sorted([*OF_CORE, "calm"])]
     assert listed.stderr == f"plugin 'bad' of exapt-{kind} is broken: see 'exapt plugins --check'\n"
     assert "name: calm\nfrom: exapt-calm 1.0\n" in exapt("show", "strategy", "calm").stdout
 
@@ -195,7 +230,7 @@ def test_an_adapter_is_trained_and_used_beside_every_broken_plugin(site, exapt, 
 def test_a_component_of_a_broken_plugin_is_missed_with_a_hint(site, refused):
     site.install("exapt-calm", "import no_such_module")
     assert refused("show", "strategy", "calm") == (
-        "unknown strategy 'calm'. Installed: full, lora, partial, probe, scratch. "
+        f"unknown strategy 'calm'. Did you mean 'coral'? Installed: {', '.join(OF_CORE)}. "
         "Broken plugins, see 'exapt plugins --check': calm."
     )
 
@@ -233,7 +268,7 @@ def test_variables_choose_who_loads_and_built_ins_always_stay(site, monkeypatch,
     found = discovered().offers(StrategySpec)
     ours = {"exapt-calm", "exapt-eager"}
     assert [offer.info.distribution for offer in found if offer.info.distribution in ours] == left
-    assert {"full", "lora", "partial", "probe", "scratch"} <= {offer.spec.name for offer in found}
+    assert set(OF_CORE) <= {offer.spec.name for offer in found}
 
 
 def test_a_plugin_that_is_not_allowed_is_not_even_imported(site, exapt, tmp_path):

@@ -37,6 +37,8 @@ def test_two_processes_reach_what_one_reaches(tmp_path):
         recipe(table, {"name": "lora", "dropout": 0.0}, **plain),
         recipe(table, "probe", **plain),
         recipe(table, "full", **plain) | {"layer": 1},
+        recipe(table, "partial", training=plain["training"] | {"sampling": "balanced"}),
+        recipe(table, "full", **plain, strategies=[{"name": "gradual-unfreezing", "blocks": 2}]),
     ]
     (tmp_path / "two.py").write_text(SCRIPT)
     runs = [(given, str(tmp_path / f"out{number}")) for number, given in enumerate(givens)]

@@ -23,6 +23,7 @@ HEAVY = (
     "accelerate",
     "safetensors",
     "matplotlib",
+    "optuna",
 )
 
 LIGHT = {
@@ -34,16 +35,34 @@ LIGHT = {
     "exapt.installed",
     "exapt.plugins",
     "exapt.recipe",
+    "exapt.composition",
     "exapt.resolve",
     "exapt.manifest",
     "exapt.places",
     "exapt.settings",
+    "exapt.toml_text",
     "exapt.data",
     "exapt.data.labels",
     "exapt.builtin",
     *(
         f"exapt.builtin.{name}"
-        for name in ("contact", "heads", "language", "readers", "runlog", "scorers", "strategies", "writers")
+        for name in (
+            "alignment",
+            "contact",
+            "continual",
+            "efficient",
+            "few_shot",
+            "heads",
+            "language",
+            "meta_learning",
+            "readers",
+            "regularised",
+            "runlog",
+            "schedules",
+            "scorers",
+            "strategies",
+            "writers",
+        )
     ),
     *(f"exapt.cli.{path.stem}" for path in (ROOT / "cli").glob("*.py") if path.stem != "__init__"),
     "exapt.cli",
@@ -54,6 +73,7 @@ ARROWS = (
     {"exapt.specs", "exapt.hookspecs", "exapt.installed", "exapt.data.labels", "exapt.manifest"},
     {"exapt.places", "exapt.settings", "exapt.builtin.heads"},
     {"exapt.plugins", "exapt.recipe", *(name for name in LIGHT if name.startswith("exapt.builtin."))},
+    {"exapt.composition"},
     {"exapt.resolve"},
 )
 

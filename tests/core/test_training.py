@@ -15,7 +15,7 @@ from exapt.recipe import TrainingOptions
 from exapt.testing import LETTERS, TINY, inline
 from exapt.testing.tiny import TinyBackbone
 from exapt.trainer import rate_factor
-from runs import DATA, QUERIES, STRATEGIES, charges, listened, recipe, training
+from runs import DATA, QUERIES, charges, listened, recipe, training
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ class Restless(TinyBackbone):
         for layer in self.blocks()[start:stop]:
             hidden = layer.drop(layer(hidden, batch.present))
             hidden = layer.average(hidden.transpose(1, 2)).transpose(1, 2)
-        if torch.is_grad_enabled():
+        if self.training and torch.is_grad_enabled():
             self.seen.append([(layer.drop.training, layer.average.training) for layer in self.layers])
         return hidden
 
@@ -328,11 +328,3 @@ def test_a_listener_that_fails_is_dropped_with_a_note_and_the_run_goes_on(table)
     notes = [event.facts["text"] for event in heard if event.name == "note"]
     assert f"{__name__} failed on 'step' and hears no more: the disk is full" in notes
     assert [event.name for event in heard].count("epoch") == 2
-
-
-def test_all_strategies_are_tried():
-    from exapt.plugins import current
-    from exapt.specs import StrategySpec
-
-    names = {offer.spec.name for offer in current().offers(StrategySpec) if offer.info.distribution == "exapt"}
-    assert names == set(STRATEGIES) - {"dora", "ia3"}

@@ -21,7 +21,7 @@ from exapt_esm.designing.plan import Plan
 from exapt_esm.designing.sampling import Canvas, Draws
 
 FINGER = ZINC / "1zaa1.pdb"
-COMMANDS = [PluginInfo("design", "exapt-esm", "0.3.0", "", "exapt_esm.commands:design")]
+COMMANDS = [PluginInfo("design", "exapt-esm", "0.4.0", "", "exapt_esm.commands:design")]
 OURS = ROOT / "tests" / "golden" / "proteinmpnn"
 
 

@@ -14,6 +14,12 @@ LABELS = {
     "sequence-classification": ["b", "a", "c", "a", "b", "c"],
     "sequence-multilabel": ["a;b", "b", "c", "a;c", "[]", "a"],
     "sequence-regression": [0.5, 1.5, -2.0, 3.0, 4.0, 0.0],
+    "prototypes": ["b", "a", "c", "a", "b", "c"],
+    "nearest-neighbours": ["b", "a", "c", "a", "b", "c"],
+    "nearest-neighbours-regression": [0.5, 1.5, -2.0, 3.0, 4.0, 0.0],
+    "ridge": ["b", "a", "c", "a", "b", "c"],
+    "ridge-regression": [0.5, 1.5, -2.0, 3.0, 4.0, 0.0],
+    "contrastive": ["b", "a", "c", "a", "b", "c"],
     "position-classification": ["HHEC", "EHC", "CCCHE", "HE", "EEH", "CHE"],
     "position-regression": [[0.5, 1.0], [2.0, 1.0, -1.0], [0.0, 3.0], [1.0, 4.0, 2.0], [2.5, -1.0], [0.2, 1.2]],
     "interaction": ["yes", "no", "no", "yes", "yes", "no"],
@@ -40,7 +46,9 @@ def test_the_tiny_backbone_keeps_every_promise():
     check_backbone(TINY, tokenizer=LETTERS)
 
 
-@pytest.mark.parametrize("offer", BUILT_IN.offers(HeadSpec), ids=lambda offer: offer.spec.name)
+@pytest.mark.parametrize(
+    "offer", [offer for offer in BUILT_IN.offers(HeadSpec) if not offer.spec.towers], ids=lambda offer: offer.spec.name
+)
 def test_every_head_of_core_keeps_every_promise(offer):
     name = offer.spec.name
     check_head(offer.spec, OPTIONS.get(name), labels=LABELS.get(name), lengths=LENGTHS.get(name))

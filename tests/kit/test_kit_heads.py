@@ -81,6 +81,24 @@ class PlainUnits(Plain):
         return {"accuracy": float(np.mean(right))}
 
 
+class Means(Plain):
+    """Classes by the mean of each, fitted to all rows at once."""
+
+    fits = True
+
+    def __init__(self, classes, width):
+        super().__init__(classes, width)
+        del self.linear
+        self.register_buffer("means", torch.zeros(len(classes), width))
+
+    def fit(self, features, targets):
+        chosen = nn.functional.one_hot(targets, len(self.classes)).float()
+        return {"means": chosen.T @ features["sequence"].pool("mean") / chosen.sum(0)[:, None]}
+
+    def forward(self, features):
+        return -(features["sequence"].pool("mean")[:, None] - self.means).square().sum(-1)
+
+
 def classes_sorted(options, labels):
     return options.model_copy(update={"classes": tuple(sorted({one for label in labels for one in _names(label)}))})
 
@@ -102,11 +120,27 @@ def of(kind, infer=classes_sorted):
         infer=infer,
         build=lambda options, context: kind(options.classes, context.widths["sequence"]),
         answers="unit" if issubclass(kind, PlainUnits) else "input",
+        fits=issubclass(kind, Means),
     )
 
 
 class SaysUnlabelled(Plain):
     labelled = False
+
+
+class SaysFitted(Plain):
+    fits = True
+
+
+class FittedToTokens(Means):
+    reads = "tokens"
+
+
+class MeansRunOn(Means):
+    """Adds the means of each fit to those of the fits before."""
+
+    def fit(self, features, targets):
+        return {"means": self.means + super().fit(features, targets)["means"]}
 
 
 class AnswersForTokens(PlainUnits):
@@ -228,6 +262,13 @@ class ScaleForgotten(Plain):
 
 FAULTS = [
     (of(SaysUnlabelled), "as-specified: the specification says labelled = True, the module says False"),
+    (of(SaysFitted), "as-specified: the specification says fits = False, the module says True"),
+    (of(FittedToTokens), "as-specified: it is fitted to pooled features, and reads all tokens"),
+    (
+        of(MeansRunOn),
+        "fitted-in-any-order: answers differ by 0.96 when it is fitted again to the same rows, the last first; "
+        "at most 1e-05 is allowed",
+    ),
     (of(AnswersForTokens), "as-specified: it answers for each token, and labels are of inputs or of units"),
     (
         of(AnswersForInputs),
@@ -286,7 +327,7 @@ def _per_unit(spec):
     return issubclass(spec.build.__closure__[0].cell_contents, PlainUnits)
 
 
-@pytest.mark.parametrize(("kind", "labels"), [(Plain, LABELS), (PlainUnits, UNITS)])
+@pytest.mark.parametrize(("kind", "labels"), [(Plain, LABELS), (PlainUnits, UNITS), (Means, LABELS)])
 def test_a_plainly_written_head_keeps_every_promise(kind, labels):
     check_head(of(kind), labels=labels)
 

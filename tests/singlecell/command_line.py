@@ -9,7 +9,7 @@ from exapt.installed import PluginInfo
 from exapt.testing import inline
 
 COMMANDS = [
-    PluginInfo(name, "exapt-singlecell", "0.1.0", "", f"exapt_singlecell.commands:{name}")
+    PluginInfo(name, "exapt-singlecell", "0.2.0", "", f"exapt_singlecell.commands:{name}")
     for name in ("annotate", "perturb")
 ]
 

@@ -62,7 +62,9 @@ def _facts(spec: Any) -> Iterator[str]:
     if getattr(spec, "suffixes", ()):
         yield from ("", f"File names end in {', '.join(f'`{suffix}`' for suffix in spec.suffixes)}.")
     if getattr(spec, "training", None):
-        said = ", ".join(f"`{key} = {value}`" for key, value in spec.training.items())
+        # Those that are made of options are shown as they are where no option is said.
+        training = spec.training_of(spec.options())
+        said = ", ".join(f"`{key} = {value}`" for key, value in training.items())
         yield from ("", f"Training defaults that go with it: {said}.")
     yield from _table(spec.options)
 

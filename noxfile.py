@@ -32,6 +32,7 @@ CODE = ("packages", "examples", "tests", "benchmarks", "docs", "noxfile.py")
 TOOLS = (
     "matplotlib",
     "mypy",
+    "optuna",
     "pyopal",
     "pytest",
     "pytest-cov",

@@ -405,7 +405,7 @@ def test_a_stale_cache_of_entry_points_hides_nothing(site, exapt, monkeypatch):
 
 def test_did_you_mean(refused):
     assert refused("show", "strategy", "loraa") == (
-        "unknown strategy 'loraa'. Did you mean 'lora'? Installed: full, lora, partial, probe, scratch."
+        f"unknown strategy 'loraa'. Did you mean 'lora'? Installed: {', '.join(OF_CORE)}."
     )
     noises = {"ca": "002 010 020", "soluble": "002 010 020 030", "vanilla": "002 010 020 030"}
     mpnn = ", ".join(f"proteinmpnn-{kind}-{noise}" for kind, of in noises.items() for noise in of.split())

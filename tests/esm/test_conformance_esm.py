@@ -17,6 +17,7 @@ def test_the_plugin_conforms():
         "tokenizer 'proteinmpnn'": "call check_tokenizer with inputs",
         "head 'inverse-folding'": "call check_head with inputs and a tokenizer",
         "augmentation 'backbone-noise'": "call check_augmentation with inputs",
+        "augmentation 'residue-substitution'": "call check_augmentation with inputs",
         "scorer 'unconditional'": "call check_scorer with pairs and a tokenizer",
         "scorer 'conditional'": "call check_scorer with pairs and a tokenizer",
         "scorer 'decoding-orders'": "call check_scorer with pairs and a tokenizer",

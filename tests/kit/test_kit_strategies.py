@@ -44,6 +44,31 @@ class NamesTwice(Biases):
         yield Learns(self.named, 0.1)
 
 
+class DropsBiases(Biases):
+    def arrange(self, backbone, learns):
+        return [Learns(group.names - {"norm.bias"}, group.rate, group.since) for group in learns]
+
+
+class ArrangesAnother(Biases):
+    def arrange(self, backbone, learns):
+        return [*learns, Learns(frozenset({"shifts"}))]
+
+
+class ArrangesTwice(Biases):
+    def arrange(self, backbone, learns):
+        return [*learns, Learns(frozenset({"norm.bias"}), 0.1)]
+
+
+class Stops(Biases):
+    def arrange(self, backbone, learns):
+        return [Learns(group.names, 0.0, group.since) for group in learns]
+
+
+class BeginsBefore(Biases):
+    def arrange(self, backbone, learns):
+        return [Learns(group.names, group.rate, -1) for group in learns]
+
+
 class ShiftsAtOnce(Biases):
     slope = 0.5
 
@@ -135,6 +160,11 @@ FAULTS = [
     (of(Backwards), "names-exist: it lets 3 parameters learn at a rate of -1.0"),
     (of(MatchesNothing), "names-exist: it matches no parameter of the backbone, and does not say so"),
     (of(NamesTwice), "names-exist: it names 'shift' in 2 groups"),
+    (of(DropsBiases), "arranges-what-learns: it leaves out 'norm.bias', which another lets learn"),
+    (of(ArrangesAnother), "arranges-what-learns: it arranges 'shifts', which nothing lets learn"),
+    (of(ArrangesTwice), "arranges-what-learns: it names 'norm.bias' in 2 groups"),
+    (of(Stops), "arranges-what-learns: it lets parameters learn at a rate of 0.0 from epoch 0"),
+    (of(BeginsBefore), "arranges-what-learns: it lets parameters learn at a rate of 1.0 from epoch -1"),
     (
         of(ShiftsAtOnce),
         "starts-from-pretrained: features differ by 0.86 before anything is learned; at most 1e-05 is allowed",

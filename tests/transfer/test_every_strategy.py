@@ -62,7 +62,10 @@ def test_a_strategy_works_in_every_modality(name, modality, tables, teachers, tm
     changes = {"target": {"path": str(far), "input": INPUTS[modality]}} if adapts else {}
     if "augmentations" in needs or name == "consistency":
         changes["augmentation"] = AUGMENTATIONS[modality]
-    adapted = exapt.train(recipe(modality, near, {"name": name, **options}, **changes), tmp_path / "out")
+    asked = recipe(modality, near, {"name": name, **options}, **changes)
+    if name == "uncertainty-weights":
+        asked["heads"] = {"kind": asked.pop("head"), "size": {"name": "sequence-regression", "label": "size"}}
+    adapted = exapt.train(asked, tmp_path / "out")
     assert np.isfinite(adapted.metrics["valid"]["loss"])
     manifest = json.loads((tmp_path / "out" / "exapt.json").read_text())
     assert name in [strategy["name"] for strategy in manifest["recipe"]["strategies"]]

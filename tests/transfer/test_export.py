@@ -147,13 +147,13 @@ def test_what_cannot_be_exported_says_so_and_leaves_nothing(learned, tmp_path):
     for words, said in (
         (
             (learned / "prefix", place, "--merged", "--format", "transformers"),
-            "strategy 'prefix' puts vectors before the tokens, for which none of the model's weights can stand: it cannot be "
-            "merged",
+            "'prefix' cannot be merged: what strategy 'prefix' learned stays beside the weights, for which none of them can "
+            "stand; load and predict with it as it is",
         ),
         (
             (learned / "bottleneck", place, "--merged"),
-            "strategy 'bottleneck' puts layers of its own into the model, for which none of its weights can stand: it cannot "
-            "be merged",
+            "'bottleneck' cannot be merged: what strategy 'bottleneck' learned stays beside the weights, for which none of them "
+            "can stand; load and predict with it as it is",
         ),
         (
             (learned / "partial", place, "--merged"),

@@ -66,8 +66,9 @@ def export(
     adapted = load(folder, backbone=backbone, device=device)
     for chosen in adapted.resolved.strategies:
         if not chosen.offer.spec.merges:
-            raise AdapterError(
-                f"'{folder.name}' cannot be merged: what strategy '{chosen.offer.spec.name}' learned stays beside the weights"
+            raise RecipeError(
+                f"'{folder.name}' cannot be merged: what strategy '{chosen.offer.spec.name}' learned stays beside the weights, "
+                "for which none of them can stand; load and predict with it as it is"
             )
     if format == "exapt" and not (adapted.model.base or peft_folder.has_peft(adapted.model.backbone.module)):
         raise AdapterError(f"'{folder.name}' has nothing to merge: what it changed of the weights, it holds whole")

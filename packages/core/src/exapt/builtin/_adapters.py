@@ -107,13 +107,6 @@ class Bottleneck(Strategy):
         """Yield the parameters of the adapters."""
         yield Learns(frozenset(name for name, _ in backbone.named_parameters() if name.startswith(f"{_NAME}.")))
 
-    def merge(self, backbone: Backbone) -> None:
-        """Raise ``RecipeError``."""
-        raise RecipeError(
-            "strategy 'bottleneck' puts layers of its own into the model, for which none of its weights can stand: it cannot "
-            "be merged"
-        )
-
     def begin(self, run: Training) -> None:
         """Answer for one row. Raises ``RecipeError`` if the model passes an adapter by."""
         run.predict(run.train.subset(np.arange(1)).settled())

@@ -73,13 +73,6 @@ class Prompt(Strategy):
         """Yield the vectors."""
         yield Learns(frozenset({_NAME}))
 
-    def merge(self, backbone: Backbone) -> None:
-        """Raise ``RecipeError``."""
-        raise RecipeError(
-            f"{self._what} puts vectors before the tokens, for which none of the model's weights can stand: it cannot be "
-            "merged"
-        )
-
     def begin(self, run: Training) -> None:
         """Answer for one row. Raises ``RecipeError`` if the model reads something of each token that a vector has not."""
         run.predict(run.train.subset(np.arange(1)).settled())

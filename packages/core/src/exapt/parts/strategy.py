@@ -221,7 +221,8 @@ class Strategy:
     def merge(self, backbone: Backbone) -> None:
         """Fold what ``prepare`` added into the backbone's own weights, and take it away.
 
-        Afterwards the backbone answers the same and is built as it was published. Raises ``RecipeError`` if that cannot be.
+        Afterwards the backbone answers the same and is built as it was published. It is not called where the strategy's spec
+        says that what it adds cannot be merged.
         """
 
     def arrange(self, backbone: Backbone, learns: Sequence[Learns]) -> Sequence[Learns]:

@@ -177,7 +177,7 @@ def all_of_it_learns(case: AnyHeadCase) -> Faults:
     """Every parameter gets a finite gradient, and learning lowers the loss."""
     head = case.build()
     head.adjust(case.features)
-    before, after = float(case.loss(head).detach()), float(case.loss(case.learned).detach())
+    before = float(case.loss(head).detach())
     loss = case.loss(head.train())
     # What is fitted needs no parameter that learns.
     if not loss.requires_grad and not (head.fits and not list(head.parameters())):
@@ -185,6 +185,7 @@ def all_of_it_learns(case: AnyHeadCase) -> Faults:
         return
     if loss.requires_grad:
         torch.autograd.backward(loss)
+    after = float(case.loss(case.learned).detach())
     for name, parameter in head.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
             yield f"'{name}' gets no gradient"

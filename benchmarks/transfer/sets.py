@@ -33,109 +33,100 @@ class Set:
     first: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _classes(label: str, **options: Any) -> dict[str, Any]:
-    return {"name": "sequence-classification", "label": label, "class_weights": "balanced", **options}
-
-
-_SAPIENS = "Sapiens VH, 0.57 M parameters, as published"
-_NUCLEOTIDES = f"a Nucleotide Transformer of 4 layers, {OWN}"
-_SCGPT = f"a scGPT of 4 layers, {OWN}"
 _SMALL = {"whole": 3e-4, "part": 2e-3, "vectors": 1e-2, "fresh": 1e-3}
-_COUNTED = {"metric": "balanced_accuracy", "batch_size": 8, "epochs": 6, "head_learning_rate": 5e-3}
+_NORMALISED = {"reader": {"values": "normalised"}}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Weights of which classes are asked, and how they learn."""
+
+    weights: str
+    backbone: str
+    language: str = "masked-lm"
+    rates: Mapping[str, float] = field(default_factory=lambda: _SMALL)
+    batch_size: int = 8
+    epochs: int = 6
+    head_rate: float | None = 5e-3
+
+
+_SAPIENS = _Model("Sapiens VH, 0.57 M parameters, as published", "sapiens-vh")
+_NUCLEOTIDES = _Model(f"a Nucleotide Transformer of 4 layers, {OWN}", "nucleotide-transformer:{models}/dna")
+_SCGPT = _Model(f"a scGPT of 4 layers, {OWN}", "scgpt:{models}/cell", "masked-expression")
+_ANTIBERTY = _Model(
+    "AntiBERTy, 26 M parameters, as published",
+    "antiberty",
+    rates={"whole": 3e-5, "part": 1e-3, "vectors": 1e-2, "fresh": 3e-4},
+    batch_size=10,
+    epochs=3,
+    head_rate=None,
+)
+
+
+def _classes(
+    title: str,
+    model: _Model,
+    table: str,
+    label: str,
+    few: int,
+    valid_size: int = 30,
+    reader: Mapping[str, Any] | None = None,
+    **tables: Mapping[str, Any],
+) -> Set:
+    """Return a set that asks for classes, judged by the mean of their recalls, however rare they are."""
+    training = {"metric": "balanced_accuracy", "batch_size": model.batch_size, "epochs": model.epochs}
+    if model.head_rate is not None:
+        training["head_learning_rate"] = model.head_rate
+    return Set(
+        title,
+        model.weights,
+        {
+            "backbone": model.backbone,
+            "data": {"path": table, **(reader or {})},
+            "split": {"column": "split", "valid_size": valid_size},
+            "head": {"name": "sequence-classification", "label": label, "class_weights": "balanced"},
+        },
+        "balanced_accuracy",
+        model.language,
+        few,
+        model.rates,
+        training=training,
+        **tables,
+    )
+
 
 SETS = {
-    "germline": Set(
-        "protein: species of a germline V gene, 3 classes",
-        _SAPIENS,
-        {
-            "backbone": "sapiens-vh",
-            "data": {"path": "{tables}/germline.csv"},
-            "split": {"column": "split", "valid_size": 30},
-            "head": _classes("organism"),
-        },
-        "balanced_accuracy",
-        "masked-lm",
-        45,
-        _SMALL,
-        training=_COUNTED,
+    "germline": _classes(
+        "protein: species of a germline V gene, 3 classes", _SAPIENS, "{tables}/germline.csv", "organism", 45
     ),
-    "chains": Set(
+    "chains": _classes(
         "protein, shifted: chain of a germline V gene, 4 classes, learned of human genes and asked of those of mice",
         _SAPIENS,
-        {
-            "backbone": "sapiens-vh",
-            "data": {"path": "{tables}/chains.csv"},
-            "split": {"column": "split", "valid_size": 30},
-            "head": _classes("chain"),
-        },
-        "balanced_accuracy",
-        "masked-lm",
+        "{tables}/chains.csv",
+        "chain",
         40,
-        _SMALL,
         target={"path": "{tables}/chains_target.csv"},
-        training=_COUNTED,
     ),
-    "bacteria": Set(
-        "DNA: of which of 6 bacteria are these 250 bases?",
-        _NUCLEOTIDES,
-        {
-            "backbone": "nucleotide-transformer:{models}/dna",
-            "data": {"path": "{tables}/bacteria.csv"},
-            "split": {"column": "split", "valid_size": 30},
-            "head": _classes("label"),
-        },
-        "balanced_accuracy",
-        "masked-lm",
-        48,
-        _SMALL,
-        training=_COUNTED,
+    "bacteria": _classes(
+        "DNA: of which of 6 bacteria are these 250 bases?", _NUCLEOTIDES, "{tables}/bacteria.csv", "label", 48
     ),
-    "reads": Set(
+    "reads": _classes(
         "DNA, shifted: of which of 6 bacteria are these bases? Learned of pieces of 250, asked of reads of 120",
         _NUCLEOTIDES,
-        {
-            "backbone": "nucleotide-transformer:{models}/dna",
-            "data": {"path": "{tables}/reads.csv"},
-            "split": {"column": "split", "valid_size": 30},
-            "head": _classes("label"),
-        },
-        "balanced_accuracy",
-        "masked-lm",
+        "{tables}/reads.csv",
+        "label",
         48,
-        _SMALL,
         target={"path": "{tables}/reads_target.csv"},
-        training=_COUNTED,
     ),
-    "cells": Set(
-        "cells: type of a cell, 3 classes",
-        _SCGPT,
-        {
-            "backbone": "scgpt:{models}/cell",
-            "data": {"path": "{tables}/cells.h5ad"},
-            "split": {"column": "split", "valid_size": 30},
-            "head": _classes("type"),
-        },
-        "balanced_accuracy",
-        "masked-expression",
-        30,
-        _SMALL,
-        training=_COUNTED,
-    ),
-    "types": Set(
+    "cells": _classes("cells: type of a cell, 3 classes", _SCGPT, "{tables}/cells.h5ad", "type", 30),
+    "types": _classes(
         "cells, shifted: type of a cell, 3 classes, learned of one set and asked of another",
         _SCGPT,
-        {
-            "backbone": "scgpt:{models}/cell",
-            "data": {"path": "{tables}/types.h5ad", "reader": {"values": "normalised"}},
-            "split": {"column": "split", "valid_size": 30},
-            "head": _classes("type"),
-        },
-        "balanced_accuracy",
-        "masked-expression",
+        "{tables}/types.h5ad",
+        "type",
         30,
-        _SMALL,
-        target={"path": "{tables}/types_target.h5ad", "reader": {"values": "normalised"}},
-        training=_COUNTED,
+        reader=_NORMALISED,
+        target={"path": "{tables}/types_target.h5ad", **_NORMALISED},
     ),
     "fingers": Set(
         "structure: sequences of zinc fingers from their backbones, 9 to learn from",
@@ -153,51 +144,29 @@ SETS = {
         lower=True,
         training={"metric": "perplexity", "batch_size": 3, "epochs": 6},
     ),
-    "antibodies": Set(
+    "antibodies": _classes(
         "protein: species of a germline V gene, 3 classes",
-        "AntiBERTy, 26 M parameters, as published",
-        {
-            "backbone": "antiberty",
-            "data": {"path": "{tables}/antibodies.csv"},
-            "split": {"column": "split", "valid_size": 20},
-            "head": _classes("organism"),
-        },
-        "balanced_accuracy",
-        "masked-lm",
+        _ANTIBERTY,
+        "{tables}/antibodies.csv",
+        "organism",
         30,
-        {"whole": 3e-5, "part": 1e-3, "vectors": 1e-2, "fresh": 3e-4},
-        training={"metric": "balanced_accuracy", "batch_size": 10, "epochs": 3},
+        valid_size=20,
     ),
-    "genes in turn": Set(
+    "genes in turn": _classes(
         "protein, in turn: human or mouse? Learned of T-cell receptor genes, then of antibody genes, asked of the former",
         _SAPIENS,
-        {
-            "backbone": "sapiens-vh",
-            "data": {"path": "{tables}/genes_second.csv"},
-            "split": {"column": "split", "valid_size": 30},
-            "head": _classes("organism"),
-        },
-        "balanced_accuracy",
-        "masked-lm",
+        "{tables}/genes_second.csv",
+        "organism",
         60,
-        _SMALL,
-        training=_COUNTED,
         first={"path": "{tables}/genes_first.csv"},
     ),
-    "cells in turn": Set(
+    "cells in turn": _classes(
         "cells, in turn: type of a cell, learned of one set, then of another, asked of the former",
         _SCGPT,
-        {
-            "backbone": "scgpt:{models}/cell",
-            "data": {"path": "{tables}/types_second.h5ad", "reader": {"values": "normalised"}},
-            "split": {"column": "split", "valid_size": 30},
-            "head": _classes("type"),
-        },
-        "balanced_accuracy",
-        "masked-expression",
+        "{tables}/types_second.h5ad",
+        "type",
         60,
-        _SMALL,
-        training=_COUNTED,
+        reader=_NORMALISED,
         first={"path": "{tables}/types_first.h5ad"},
     ),
 }

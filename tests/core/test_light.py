@@ -55,6 +55,7 @@ LIGHT = {
             "heads",
             "language",
             "meta_learning",
+            "multilabel",
             "readers",
             "regularised",
             "runlog",

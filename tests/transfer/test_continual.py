@@ -1,5 +1,6 @@
 """Tasks one after the other: what is forgotten, what keeps it from being forgotten, and the arithmetic of both."""
 
+import csv
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 import exapt
 from exapt import OutputError, RecipeError
-from exapt.builtin._elastic import drawn
+from exapt.builtin._likelihood import drawn, surprise
 from exapt.builtin._memory import read_memory
 from exapt.builtin._replay import _read
 from exapt.cli import cli
@@ -20,6 +21,7 @@ from exapt.sequence_matrix import Sequenced
 from runs import MODEL, QUERIES, recipe, training
 from transfer.conflicting import conflicting, plan
 from transfer.modalities import BACKBONES, INPUTS
+from transfer.modalities import recipe as asked
 from transfer.modalities import table as rows_of
 
 
@@ -105,8 +107,8 @@ def test_heads_of_their_own_stand_in_the_end_over_the_last_backbone(tables, tmp_
     assert final.predict(QUERIES).to_pylist() != first.predict(QUERIES).to_pylist()
     for name, tensor in first.model.heads.state_dict().items():
         assert torch.equal(final.model.heads.state_dict()[name], tensor)
-    rows, asked, seen = _read(str(tmp_path / "out" / "memory" / "one.safetensors"))
-    assert (len(rows), seen, [one.name for one in asked.values()]) == (6, 32, ["one"])
+    rows, asked, facts = _read(str(tmp_path / "out" / "memory" / "one.safetensors"))
+    assert (len(rows), facts["seen"], [one.name for one in asked.values()]) == (6, 32, ["one"])
 
 
 def test_an_adapter_a_task_forgets_nothing(tables, tmp_path):
@@ -192,6 +194,82 @@ def test_answers_are_drawn_from_what_a_head_says():
     said = drawn(head, output, torch.zeros(4000, dtype=torch.int64))
     assert float(said.float().mean()) == pytest.approx(0.75, abs=0.03)
     assert drawn(head, output[:2], torch.tensor([-100, 0]))[0] == -100
+
+
+def fisher_of_bias(tmp_path, head, fisher, rows=0, name="sequence"):
+    """Return what a run keeps of a head's bias, and its model and rows."""
+    keep, path = tmp_path / f"{head['name']}-{fisher}.safetensors", tmp_path / "rows.csv"
+    rows_of("protein", path, rows=24)
+    given = asked(
+        "protein", path, ["full", {"name": "ewc", "keep": str(keep), "fisher": fisher, "rows": rows}], head=head
+    )
+    adapted = exapt.train(given)
+    with path.open() as file:
+        kept = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    tensors, _ = read_memory(str(keep), "ewc")
+    return tensors[_bias(tensors)], adapted, kept
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"class_weights": [1.0, 20.0]}, {"loss": "focal", "gamma": 5.0}], ids=["plain", "weighted", "focal"]
+)
+def test_fisher_information_is_of_the_likelihood_whatever_loss_is_learned(tmp_path, how):
+    head = {"name": "sequence-classification", "label": "kind", **how}
+    found, adapted, rows = fisher_of_bias(tmp_path, head, "labels")
+    answers = adapted.predict([row["sequence"] for row in rows]).to_pylist()
+    wrong = [answer["probability_k0"] - (row["kind"] == "k0") for answer, row in zip(answers, rows, strict=True)]
+    # The gradient of -log p with respect to a logit's bias is what the answer lacks.
+    assert found.tolist() == pytest.approx([sum(one**2 for one in wrong) / len(wrong)] * 2, rel=1e-4)
+
+
+def test_information_of_numbers_and_of_units_is_on_one_scale_with_that_of_classes(tmp_path):
+    # Of -log p = (f - y)^2 / 2, with y drawn around f at a deviation of 1, the mean squared gradient is 1.
+    numbers, _, _ = fisher_of_bias(tmp_path, {"name": "sequence-regression", "label": "size"}, "sampled")
+    assert 0.3 < float(numbers) < 3
+    path, keep = tmp_path / "units.jsonl", tmp_path / "units.safetensors"
+    with path.open("w") as file:
+        for row in range(24):
+            letters = "MKTAYIAKQRQISFVKSHF"[row % 5 :]
+            part = "train" if row < 16 else "valid"
+            sites = ["x" if letter in "KR" else "o" for letter in letters]
+            file.write(json.dumps({"id": f"r{row}", "sequence": letters, "sites": sites, "split": part}) + "\n")
+    head = {"name": "position-classification", "label": "sites"}
+    strategies = ["full", {"name": "ewc", "keep": str(keep), "fisher": "sampled", "rows": 0}]
+    adapted = exapt.train(asked("protein", path, strategies, head=head))
+    tensors, _ = read_memory(str(keep), "ewc")
+    # Of independent units the information of a row is the sum of theirs: p (1 - p) each.
+    given = [json.loads(line) for line in path.read_text().splitlines()][:16]
+    answers = adapted.predict([row["sequence"] for row in given]).to_pylist()
+    expected = sum(p * (1 - p) for answer in answers for p in answer["probability_x"]) / 16
+    assert float(tensors[_bias(tensors)][0]) == pytest.approx(expected, rel=0.6)
+
+
+def test_pairs_have_information_too(tmp_path):
+    from exapt.builtin._contact import Contact
+    from exapt.builtin.contact import ContactOptions
+    from exapt.parts import HeadContext
+
+    head = Contact(ContactOptions(min_separation=1), HeadContext({"sequence": 4}))
+    target = torch.tensor([[[-1, 1], [1, -1]]], dtype=torch.int8)
+    output = torch.full((1, 2, 2), 0.5)
+    assert float(surprise(head, output, target)) == pytest.approx(-float(torch.sigmoid(output[0, 0, 0]).log()))
+    torch.manual_seed(0)
+    said = torch.stack([drawn(head, torch.full((1, 2, 2), 1.0), target) for _ in range(2000)])
+    assert said[:, 0, 0, 0].unique().tolist() == [-1]
+    assert float(said[:, 0, 0, 1].float().mean()) == pytest.approx(0.731, abs=0.04)
+
+
+def test_a_memory_of_another_model_is_not_learned_from_again(tmp_path):
+    keep = str(tmp_path / "kept.safetensors")
+    exapt.train(
+        asked("protein", rows_of("protein", tmp_path / "p.csv", rows=18), ["full", {"name": "replay", "keep": keep}])
+    )
+    other = asked("dna", rows_of("dna", tmp_path / "d.csv", rows=18), ["full", {"name": "replay", "memory": keep}])
+    with pytest.raises(RecipeError) as error:
+        exapt.train(other)
+    assert str(error.value) == (
+        "strategy 'replay': its memory is of another model: its rows were encoded by another tokenizer than this one's"
+    )
 
 
 def test_a_reservoir_holds_each_row_with_the_same_probability(tables, tmp_path):

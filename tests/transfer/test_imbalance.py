@@ -158,3 +158,68 @@ def test_an_adapter_from_before_these_options_is_loaded_and_gone_on_from(table, 
     further = exapt.train(asked(table, {"loss": "focal"}, **still) | {"start": str(tmp_path / "new")})
     for name, tensor in learned.model.heads.state_dict().items():
         torch.testing.assert_close(further.model.heads.state_dict()[name], tensor)
+
+
+def several(path):
+    """Write rows with any of two labels: one of half the rows, the other of every twelfth."""
+    dice = random.Random(0)
+    with path.open("w") as file:
+        for row in range(480):
+            labels = (["acid"] if row % EVERY == 0 else []) + (["long"] if row % 2 else [])
+            letters = "DE" if "acid" in labels else "KR"
+            size = dice.randrange(10, 14) if "long" in labels else dice.randrange(4, 8)
+            sequence = "".join(dice.choice(letters + "AGLSTVNQDEKR") for _ in range(size))
+            part = "test" if row // EVERY % 3 == 2 else "train"
+            file.write(json.dumps({"id": f"s{row}", "sequence": sequence, "labels": labels, "split": part}) + "\n")
+    return path
+
+
+def test_a_rare_label_of_several_is_found_more_often(tmp_path):
+    path = several(tmp_path / "labels.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == "test" and "acid" in row["labels"]]
+
+    def found(**how):
+        head = {"name": "sequence-multilabel", "label": "labels", **how}
+        adapted = exapt.train(asked(path, head))
+        told = adapted.predict([row["sequence"] for row in rows]).to_pydict()
+        return np.mean(told["probability_acid"]), adapted
+
+    plain, _ = found()
+    weighted, adapted = found(class_weights="balanced")
+    focused, _ = found(loss="focal")
+    assert weighted > plain + 0.2
+    assert focused > plain + 0.01
+    # One row in twelve is acid, and every other one long.
+    assert adapted.resolved.heads["head"].options.class_weights == (EVERY - 1, 1.0)
+
+
+def test_the_focal_loss_of_several_labels_is_that_of_the_paper():
+    from exapt.builtin._multilabel import Multilabel
+    from exapt.builtin._trunk import Pool
+    from exapt.builtin.multilabel import MultilabelOptions
+    from exapt.parts import HeadContext
+
+    options = MultilabelOptions(classes=("a", "b", "c"), loss="focal", gamma=1.5, class_weights=(3.0, 1.0, 1.0))
+    head = Multilabel(options, Pool(options, HeadContext({"sequence": 2})))
+    output, target = torch.tensor([[1.0, -2.0, 40.0]]), torch.tensor([[1.0, 0.0, -100.0]])
+    p, q = torch.sigmoid(output[0, 0]), torch.sigmoid(-output[0, 1])
+    expected = -3 * (1 - p) ** 1.5 * p.log() - (1 - q) ** 1.5 * q.log()
+    assert float(head.loss(output, target)) == pytest.approx(float(expected))
+    assert float(head.weigh(target)) == 4.0
+    far = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    torch.autograd.backward(head.loss(far, torch.tensor([[0.0, 1.0, 1.0]])))
+    assert far.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], "class_weights has 1 numbers for 2 classes"),
+        ([0.0, 1.0], "say none, balanced, or a number above 0 for each class"),
+    ],
+)
+def test_weights_of_several_labels_must_fit(tmp_path, weights, message):
+    head = {"name": "sequence-multilabel", "label": "labels", "class_weights": weights}
+    with pytest.raises(RecipeError, match=message):
+        exapt.train(asked(several(tmp_path / "labels.jsonl"), head))

@@ -103,9 +103,9 @@ def test_smoothed_labels_make_answers_less_sure_and_leave_the_measured_loss_alon
 
 
 def test_smoothed_labels_of_several_each():
-    from exapt.builtin._heads import Multilabel
+    from exapt.builtin._multilabel import Multilabel
     from exapt.builtin._trunk import Pool
-    from exapt.builtin.heads import MultilabelOptions
+    from exapt.builtin.multilabel import MultilabelOptions
     from exapt.parts import HeadContext
 
     options = MultilabelOptions(classes=("a", "b"))

@@ -52,6 +52,7 @@ class Model(nn.Module):
 
     ``changed`` names the backbone's parameters and buffers that may differ from the pretrained ones; together with the
     heads they are all that a run learns. ``base`` is the folder of the adapter that all stands upon, if there is one.
+    ``tokenizer`` is the fingerprint of what encodes the inputs that it learns from.
     """
 
     def __init__(self, backbone: Backbone, heads: Mapping[str, Head], weights: Mapping[str, float], layer: int) -> None:
@@ -61,6 +62,7 @@ class Model(nn.Module):
         self.weights = dict(weights)
         self.layer = layer
         self.questions: Mapping[str, Mapping[str, Any]] = {}
+        self.tokenizer = ""
         self.precision = "fp32"
         # How many of the lowest blocks rest while it learns. The trainer says so of each epoch.
         self.resting = 0

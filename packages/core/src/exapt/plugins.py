@@ -68,6 +68,7 @@ _BUILTINS = (
     "heads",
     "language",
     "meta_learning",
+    "multilabel",
     "multitask",
     "readers",
     "regularised",

@@ -186,6 +186,7 @@ class _Session:
         if start is None:
             self._measure_reference(backbone.to(self.device))
         model, rates = build_model(self.resolved, backbone, tokenizer, strategies, self.device, self.recipe.seed)
+        model.tokenizer = self.tokenizer_word
         # What a strategy puts before the tokens takes of their room.
         for values in encodings.values():
             refuse_too_long(values, self.table.examples.ids, backbone, self.name, self.resolved.backbone)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from exapt.builtin._likelihood import drawn, surprise
 from exapt.builtin._memory import read_memory, write_memory
 from exapt.builtin.continual import ElasticOptions
 from exapt.errors import RecipeError
-from exapt.parts import Head, Step, Strategy, Training
+from exapt.parts import Step, Strategy, Training
 
 _NAME = "ewc"
 
@@ -93,7 +94,7 @@ class Elastic(Strategy):
         return {name: (squares / len(chosen)).cpu() for name, squares in total.items()}
 
     def _surprise(self, run: Training, row: int) -> Tensor:
-        """Return the mean loss [] of one row's targets, or of answers drawn in their place, over all heads."""
+        """Return the surprise [] at one row's targets, or at answers drawn in their place, over all heads."""
         model: Any = run.model
         model.eval()
         losses = []
@@ -103,23 +104,8 @@ class Elastic(Strategy):
                 head, target = model.head(name), micro.targets[name]
                 if self.options.fisher == "sampled":
                     target = drawn(head, output.detach(), target)
-                weight = head.weigh(target).clamp(min=torch.finfo(torch.float32).tiny)
-                losses.append(head.loss(output.float(), target) / weight)
+                losses.append(surprise(head, output, target))
         return torch.stack(losses).sum()
-
-
-def drawn(head: Head, output: Tensor, target: Tensor) -> Tensor:
-    """Return targets drawn from what a head answers, where there are any: classes, labels, or numbers of deviation 1."""
-    known = ~target.isnan() if target.is_floating_point() else target != head.pad
-    if not target.is_floating_point():
-        shares = output.float().softmax(-1)
-        said = torch.multinomial(shares.flatten(0, -2), 1).view(target.shape)
-    elif head.outcomes is not None and head.outcomes.probabilities is not None:
-        known = known & (target != head.pad)
-        said = torch.bernoulli(head.outcomes.probabilities(output.float())).view(target.shape)
-    else:
-        said = (output.float() + torch.randn_like(output, dtype=torch.float32)).reshape(target.shape)
-    return torch.where(known, said.to(target.dtype), target)
 
 
 def _learning(run: Training) -> Iterator[tuple[str, nn.Parameter]]:

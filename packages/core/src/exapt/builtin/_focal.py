@@ -21,3 +21,12 @@ def focal(logits: Tensor, target: Tensor, weights: Tensor, gamma: float, pad: in
     lacking = torch.log1p(-shares.exp().clamp(max=1 - 1e-6)) * gamma
     each = -(lacking.exp() * shares * truth * weights).sum(-1)
     return torch.where(known, each, 0).sum()
+
+
+def binary_focal(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
+    """Return the focal loss of each of ``logits`` [...] for the share ``truth`` [...] of yes; 0 makes it cross-entropy."""
+    if not gamma:
+        return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    yes, no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    # What is lacking of the one answer is the probability of the other.
+    return -(truth * (gamma * no).exp() * yes + (1 - truth) * (gamma * yes).exp() * no)

@@ -15,13 +15,12 @@ from exapt.builtin._focal import focal
 from exapt.builtin._trunk import Answering, Pool, Trunk, Units
 from exapt.builtin.heads import (
     ClassificationOptions,
-    MultilabelOptions,
     PositionClassificationOptions,
     PositionRegressionOptions,
     RegressionOptions,
     unit_classes,
 )
-from exapt.data.labels import class_name, class_set, is_set, number, numbers, unit_values
+from exapt.data.labels import class_name, number, numbers, unit_values
 from exapt.errors import DataError, RecipeError, UnknownClassError
 from exapt.parts import Array, Head, Outcomes
 
@@ -44,7 +43,7 @@ class Classification(Head):
         trunk: Answering | None = None,
     ) -> None:
         super().__init__()
-        self.classes = _known(options.classes)
+        self.classes = known_classes(options.classes)
         self.ignore = options.ignore if isinstance(options, PositionClassificationOptions) else ()
         self.reads, self.answers = reader.reads, reader.answers
         self.trunk: Answering = trunk or Trunk(options, reader, len(self.classes))
@@ -111,81 +110,9 @@ class Classification(Head):
 
     def metrics(self, outputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
         """Return the metrics of classification, over all examples or all their units."""
-        flat, truth = _stacked(outputs, len(self.classes)), _stacked(targets, 1)[:, 0]
+        flat, truth = stacked(outputs, len(self.classes)), stacked(targets, 1)[:, 0]
         real = truth != self.pad
         return metrics.classification(_softmax(flat[real]), truth[real].astype(np.int64))
-
-
-class Multilabel(Head):
-    """Any number of labels per example: a logit for each, and binary cross-entropy."""
-
-    metric = "macro_f1"
-    smoothing = 0.0
-
-    def __init__(self, options: MultilabelOptions, reader: Pool) -> None:
-        super().__init__()
-        self.classes, self.threshold = _known(options.classes), options.threshold
-        self.reads = reader.reads
-        self.trunk = Trunk(options, reader, len(self.classes))
-
-    @property
-    def outcomes(self) -> Outcomes:
-        """The labels, each for itself."""
-        return Outcomes(self.classes, probabilities=torch.sigmoid, exclusive=False)
-
-    def adjust(self, features: Mapping[str, Any]) -> None:
-        """Fit the scaling of the features."""
-        self.trunk.adjust(features)
-
-    def encode(self, label: Any, length: int) -> Array:
-        """Return 1 for each label that applies, else 0 [labels]; a cell that is missing among several counts not."""
-        if isinstance(label, tuple):
-            return self._from_columns(label)
-        names = class_set(label)
-        for name in names:
-            if name not in self.classes:
-                raise UnknownClassError(name, self.classes)
-        return np.asarray([name in names for name in self.classes], dtype=np.float32)
-
-    def _from_columns(self, label: Sequence[Any]) -> Array:
-        if len(label) != len(self.classes):
-            raise DataError(f"has {len(label)} columns for {len(self.classes)} classes")
-        values = np.asarray([is_set(value) for value in label], dtype=np.float32)
-        return np.where(np.isnan(values), np.float32(self.pad), values)
-
-    def forward(self, features: Mapping[str, Any]) -> Tensor:
-        """Return logits [batch, labels]."""
-        logits: Tensor = self.trunk(features)
-        return logits
-
-    def weigh(self, target: Tensor) -> Tensor:
-        """Return the number of labels that are known, over all examples."""
-        return (target != self.pad).sum().float()
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the binary cross-entropy, summed over labels and examples; in training of smoothed targets, if told so."""
-        real = target != self.pad
-        logits, truth = output.float(), torch.where(real, target, 0).float()
-        if self.training:
-            truth = truth * (1 - self.smoothing) + self.smoothing / 2
-        each = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        return torch.where(real, each, 0).sum()
-
-    def decode(self, outputs: Sequence[Array]) -> dict[str, list[Any]]:
-        """Return ``prediction``, the list of labels from the threshold on, and ``probability_<class>``."""
-        shares = [_sigmoid(output) for output in outputs]
-        chosen = [
-            [name for name, p in zip(self.classes, share, strict=True) if p >= self.threshold] for share in shares
-        ]
-        columns: dict[str, list[Any]] = {"prediction": chosen}
-        for at, name in enumerate(self.classes):
-            columns[f"probability_{name}"] = [float(share[at]) for share in shares]
-        return columns
-
-    def metrics(self, outputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
-        """Return the metrics of multi-label classification."""
-        count = len(self.classes)
-        return metrics.multilabel(_sigmoid(_stacked(outputs, count)), _stacked(targets, count), self.threshold)
 
 
 class Regression(Head):
@@ -256,14 +183,15 @@ class Regression(Head):
     def metrics(self, outputs: Sequence[Array], targets: Sequence[Array]) -> dict[str, float]:
         """Return the metrics of regression, in the labels' own units."""
         count = len(self.targets)
-        predicted, truth = self._unscaled(_stacked(outputs, count)), self._unscaled(_stacked(targets, count))
+        predicted, truth = self._unscaled(stacked(outputs, count)), self._unscaled(stacked(targets, count))
         return metrics.regressions(predicted, truth, self.targets)
 
     def _unscaled(self, values: Array) -> Array:
         return np.asarray(values.astype(np.float64) * self.scale + self.mean)
 
 
-def _known(classes: tuple[str, ...]) -> tuple[str, ...]:
+def known_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the classes. Raises ``RecipeError`` if there are none."""
     if not classes:
         raise RecipeError("the head's classes are not known; name them in 'classes' or infer them from labels")
     return classes
@@ -274,7 +202,8 @@ def _check_length(labels: int, units: int) -> None:
         raise DataError(f"has {labels} labels for {units} units")
 
 
-def _stacked(arrays: Sequence[Array], columns: int) -> Array:
+def stacked(arrays: Sequence[Array], columns: int) -> Array:
+    """Return arrays of any rows as one [all rows, columns]."""
     return np.concatenate([array.reshape(-1, columns) for array in arrays]) if arrays else np.empty((0, columns))
 
 
@@ -288,11 +217,6 @@ def _log_odds(logits: Tensor) -> Tensor:
 def _softmax(logits: Array) -> Array:
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return np.asarray(powers / powers.sum(-1, keepdims=True))
-
-
-def _sigmoid(logits: Array) -> Array:
-    # Through tanh, because exp overflows, with a warning, at large negative logits.
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64))))
 
 
 def _plain(value: Any) -> Any:

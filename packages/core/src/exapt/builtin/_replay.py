@@ -49,6 +49,12 @@ class Asked:
         options = validated(spec.options, given, f"strategy 'replay': head '{self.name}'")
         context = HeadContext(dict.fromkeys(run.train.inputs, run.model.backbone.width))
         head: Head = spec.build(options, context)
+        if {name: value.shape for name, value in head.state_dict().items()} != {
+            name: value.shape for name, value in self.state.items()
+        }:
+            raise RecipeError(
+                f"strategy 'replay': its memory is of another model: head '{self.name}' does not fit the features of this one"
+            )
         head.load_state_dict(dict(self.state))
         return head.to(run.device).eval().requires_grad_(False)
 
@@ -65,6 +71,7 @@ class Replay(Strategy):
         self.options = options
         self.streams = (_STREAM,) if options.memory else ()
         self._rows: list[Remembered] = []
+        self._tokenizer = ""
         self._asked: dict[str, Asked] = {}
         self._seen = 0
         self._heads: dict[str, Head] = {}
@@ -74,7 +81,8 @@ class Replay(Strategy):
         """Return the rows in memory. Raises ``RecipeError`` if it holds none."""
         if not self.options.memory:
             return ()
-        self._rows, self._asked, self._seen = _read(self.options.memory)
+        self._rows, self._asked, facts = _read(self.options.memory)
+        self._seen, self._tokenizer = int(facts["seen"]), facts["tokenizer"]
         if not self._rows:
             raise RecipeError(f"strategy 'replay': memory '{self.options.memory}' holds no rows")
         return [row.encodings for row in self._rows]
@@ -86,6 +94,11 @@ class Replay(Strategy):
             raise RecipeError(
                 f"strategy 'replay': its memory is of inputs {', '.join(sorted(self._rows[0].encodings))}, and this task "
                 f"reads {', '.join(sorted(inputs))}"
+            )
+        if self._rows and self._tokenizer != run.model.tokenizer:
+            # Numbers of tokens would be read as those of others, and nobody would notice.
+            raise RecipeError(
+                "strategy 'replay': its memory is of another model: its rows were encoded by another tokenizer than this one's"
             )
         here = {_key(name, head): name for name, head in run.model.questions.items() if run.model.head(name).labelled}
         self._own = here
@@ -122,7 +135,8 @@ class Replay(Strategy):
         told = {"rows": len(self._rows), "of": self._seen} if self._rows else {}
         if self.options.keep:
             self._take_in(run)
-            _write(self.options.keep, self._rows, self._asked, self._seen)
+            facts = {"seen": self._seen, "tokenizer": run.model.tokenizer}
+            _write(self.options.keep, self._rows, self._asked, facts)
         return told
 
     def _take_in(self, run: Training) -> None:
@@ -152,9 +166,9 @@ def _key(name: str, head: Mapping[str, Any]) -> str:
     return f"{name} {json.dumps(question(head), sort_keys=True)}"
 
 
-def _write(path: str, rows: Sequence[Remembered], asked: Mapping[str, Asked], seen: int) -> None:
+def _write(path: str, rows: Sequence[Remembered], asked: Mapping[str, Asked], facts: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
-    keys, facts = list(asked), []
+    keys, written = list(asked), []
     for number, key in enumerate(keys):
         tensors |= {f"head.{number}.{name}": value for name, value in asked[key].state.items()}
     for number, row in enumerate(rows):
@@ -175,12 +189,12 @@ def _write(path: str, rows: Sequence[Remembered], asked: Mapping[str, Asked], se
             f"target.{number}.{keys.index(key)}": torch.from_numpy(np.array(target))
             for key, target in row.targets.items()
         }
-        facts.append({"inputs": of, "asked": [keys.index(key) for key in row.targets]})
+        written.append({"inputs": of, "asked": [keys.index(key) for key in row.targets]})
     told = [{"key": key, "name": asked[key].name, "head": asked[key].head} for key in keys]
-    write_memory(path, _NAME, tensors, {"rows": facts, "asked": told, "seen": seen})
+    write_memory(path, _NAME, tensors, {"rows": written, "asked": told, **facts})
 
 
-def _read(path: str) -> tuple[list[Remembered], dict[str, Asked], int]:
+def _read(path: str) -> tuple[list[Remembered], dict[str, Asked], dict[str, Any]]:
     tensors, facts = read_memory(path, _NAME)
     asked = {}
     for number, told in enumerate(facts["asked"]):
@@ -193,7 +207,7 @@ def _read(path: str) -> tuple[list[Remembered], dict[str, Asked], int]:
         encodings = {name: _encoding(tensors, f"row.{number}.{name}.", one) for name, one in of["inputs"].items()}
         targets = {keys[place]: tensors[f"target.{number}.{place}"].numpy() for place in of["asked"]}
         rows.append(Remembered(encodings, targets))
-    return rows, asked, int(facts["seen"])
+    return rows, asked, facts
 
 
 def _encoding(tensors: Mapping[str, Tensor], prefix: str, told: Mapping[str, Any]) -> Encoding:

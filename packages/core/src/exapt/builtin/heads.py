@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from exapt.data.labels import class_name, class_order, class_set, is_missing, number, numbers, unit_values
+from exapt.data.labels import class_name, class_order, is_missing, number, numbers, unit_values
 from exapt.errors import DataError, RecipeError
 from exapt.hookspecs import hookimpl
 from exapt.specs import HeadSpec, Options
@@ -29,8 +29,18 @@ def _names(given: Any) -> Any:
     return names
 
 
+def _each_weight(given: Any) -> Any:
+    # Of a union, what does not fit would be told by the names of its branches.
+    numbers = isinstance(given, (list, tuple)) and all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) and one > 0 for one in given
+    )
+    if given not in ("none", "balanced") and not numbers:
+        raise ValueError("say none, balanced, or a number above 0 for each class")
+    return given
+
+
 Classes = Annotated[tuple[str, ...], BeforeValidator(_names)]
-ClassWeights = Literal["none", "balanced"] | tuple[Annotated[float, Field(gt=0)], ...]
+ClassWeights = Annotated[Literal["none", "balanced"] | tuple[float, ...], BeforeValidator(_each_weight)]
 
 CLASSES = "Names of the classes, in the order of the answers; empty to take them from the labels."
 _WEIGHTS = "Weight of each class in the loss: none, balanced (as if all were equally frequent), or a number for each."
@@ -85,7 +95,7 @@ class PositionOptions(HeadOptions):
 
 
 class ClassLossOptions(Options):
-    """How heads that tell one of several classes count their mistakes."""
+    """How heads that tell classes count their mistakes."""
 
     class_weights: ClassWeights = Field("none", description=_WEIGHTS)
     loss: Literal["cross-entropy", "focal"] = Field(
@@ -105,13 +115,6 @@ class ClassificationOptions(ClassLossOptions, SequenceOptions):
     """Options of ``sequence-classification``."""
 
     classes: Classes = Field((), description=CLASSES)
-
-
-class MultilabelOptions(SequenceOptions):
-    """Options of ``sequence-multilabel``."""
-
-    classes: Classes = Field((), description=CLASSES)
-    threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which on a label is given.")
 
 
 class RegressionOptions(SequenceOptions):
@@ -167,15 +170,6 @@ def exapt_heads() -> Iterable[HeadSpec]:
         build=_build_classification,
         infer=infer_classification,
         baseline="classification",
-    )
-    yield HeadSpec(
-        name="sequence-multilabel",
-        summary="Which labels, any number of them, an example has.",
-        options=MultilabelOptions,
-        build=_build_multilabel,
-        infer=_infer_multilabel,
-        columns="classes",
-        baseline="multilabel",
     )
     yield HeadSpec(
         name="sequence-regression",
@@ -244,20 +238,14 @@ def _weights(
         total = sum(counts.get(name, 0) for name in classes)
         # A class that no label has keeps weight 1: nothing can be said of its frequency.
         return tuple(total / (len(classes) * counts[name]) if counts.get(name) else 1.0 for name in classes)
-    if options.class_weights != "none" and len(options.class_weights) != len(classes):
-        raise RecipeError(f"class_weights has {len(options.class_weights)} numbers for {len(classes)} classes")
+    check_weights(options.class_weights, classes)
     return options.class_weights
 
 
-def _infer_multilabel(options: MultilabelOptions, labels: Sequence[Any]) -> MultilabelOptions:
-    if options.classes:
-        return options
-    if any(isinstance(label, tuple) for label in labels):
-        raise RecipeError("labels from several columns need their names in the head's 'classes', one for each column")
-    classes = class_order(name for label in labels for name in class_set(label))
-    if not classes:
-        raise DataError("has no label in any row")
-    return options.model_copy(update={"classes": classes})
+def check_weights(weights: str | tuple[float, ...], classes: Sequence[str]) -> None:
+    """Raise ``RecipeError`` unless there is a weight for each class, or a word for all."""
+    if isinstance(weights, tuple) and len(weights) != len(classes):
+        raise RecipeError(f"class_weights has {len(weights)} numbers for {len(classes)} classes")
 
 
 def infer_regression(options: RegressionOptions, labels: Sequence[Any]) -> RegressionOptions:
@@ -304,13 +292,6 @@ def _build_position_classification(options: PositionClassificationOptions, conte
     from exapt.builtin._trunk import Units
 
     return Classification(options, Units(options, context))
-
-
-def _build_multilabel(options: MultilabelOptions, context: HeadContext) -> Head:
-    from exapt.builtin._heads import Multilabel
-    from exapt.builtin._trunk import Pool
-
-    return Multilabel(options, Pool(options, context))
 
 
 def _build_regression(options: RegressionOptions, context: HeadContext) -> Head:

@@ -29,12 +29,14 @@ class Learns:
 class Learner(Protocol):
     """The model that learns, as strategies see it: one backbone under its heads.
 
-    ``questions`` hold the names and options of the heads, as they stand in a recipe.
+    ``questions`` hold the names and options of the heads, as they stand in a recipe; ``tokenizer`` is the fingerprint of what
+    encodes its inputs.
     """
 
     backbone: Backbone
     heads: nn.ModuleDict
     questions: Mapping[str, Mapping[str, Any]]
+    tokenizer: str
     changed: set[str]
     layer: int
     domains: Sequence[str]

@@ -96,7 +96,8 @@ def test_the_issues_own_example_trains(tables, tmp_path):
 
 def test_no_label_of_the_target_domain_is_ever_learned_from(tmp_path):
     near = domain(tmp_path / "near.csv", "near", rows=24)
-    every = ["full", "coral", {"name": "self-training", "threshold": 0.5, "begin": 0}, "gradual-mixing"]
+    own = {"name": "self-training", "threshold": 0.5, "begin": 0, "balance": False}
+    every = ["full", "coral", own, "gradual-mixing"]
     learned = {}
     for labels in ("all", "wrong", "none", "half"):
         far = domain(tmp_path / f"{labels}.csv", "far", rows=24, seed=5, labels=labels)
@@ -140,16 +141,21 @@ def test_several_domains_of_the_source_are_classes_of_their_own(tmp_path, tables
     width = adapted.model.backbone.width
     discriminator = 128 * (width + 1) + 128 * 129 + 4 * 129
     assert adapted.model.domains == ("fourth", "near", "third")
-    assert discriminator == sum(p.numel() for p in _discriminator(adapted.model.domains, width).parameters())
+    assert adapted.model.targeted
+    assert discriminator == sum(p.numel() for p in _discriminator(adapted.model.domains, width, True).parameters())
     assert classifier(adapted)["chance"] == 0.5
+    # Without a target there is nothing that a fourth could be.
+    assert _discriminator(adapted.model.domains, width, False)[-1].out_features == 3
+    alone = exapt.train({key: value for key, value in given.items() if key != "target"})
+    assert not alone.model.targeted
 
 
-def _discriminator(domains, width):
+def _discriminator(domains, width, targeted):
     class Learner:
         class backbone:
             pass
 
-    Learner.backbone.width, Learner.domains = width, domains
+    Learner.backbone.width, Learner.domains, Learner.targeted = width, domains, targeted
     spec = current().get(StrategySpec, "adversarial").spec
     return spec.build(spec.options()).attach(Learner)
 

@@ -122,6 +122,7 @@ class _Session:
         encodings = dict(self.table.encodings)
         self._know(tokenizer)
         model, rates, strategies = self._model(encodings, tokenizer, start)
+        model.targeted = self.target is not None
         rows = self._rows(model, tokenizer, self._in_windows(encodings, model))
         parts = {part: rows.subset(getattr(self.table.split, part)) for part in PARTS}
         parts |= {part: parts[part].settled() for part in ("valid", "test")}

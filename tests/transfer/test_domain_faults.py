@@ -173,6 +173,31 @@ def test_one_table_is_one_domain(tables):
     assert refused(recipe(tables[0], "", "full", "coral", data=data, target=data)) == said
 
 
+def test_rows_of_one_table_are_of_one_domain_by_one_column(tables, tmp_path):
+    data = {"path": tables[0], "domain": "origin", "only": ["near"]}
+    target = {"path": tables[0], "domain": "split", "only": ["test"]}
+    assert refused(recipe("", "", "full", "coral", data=data, target=target)) == (
+        "target.path and data.path are one table, 'near.csv', whose domains are told by 'split' and by 'origin', so that a row "
+        "can be of both: name one column as data.domain and target.domain"
+    )
+
+
+def test_a_copy_of_a_table_is_no_other_domain(tables, tmp_path):
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(Path(tables[0]).read_bytes())
+    said = (
+        "target.path and data.path hold the same, 'near.csv' and 'copy.csv', so that there is no other domain: name another "
+        "table or, of one with a column of domains, the domains of each as data.only and target.only"
+    )
+    assert stopped(recipe(tables[0], str(copy), "full", "coral", **brief())) == said
+    # Also of the table of a single head.
+    given = {
+        key: value for key, value in recipe(tables[1], str(copy), "full", "coral", **brief()).items() if key != "head"
+    }
+    kind = {"name": "sequence-classification", "label": "kind"}
+    assert stopped(given | {"heads": {"one": kind, "other": kind | {"data": {"path": tables[0]}}}}) == said
+
+
 def test_a_table_of_one_domain_has_nothing_to_bring_together(tables):
     data = {"path": tables[0], "domain": "origin"}
     assert stopped(recipe(tables[0], "", "full", "coral", data=data, **brief())) == (

@@ -163,7 +163,7 @@ def _checked(recipe: Recipe, column: str, adapt: bool) -> Recipe:
                 f"strategy '{named.name}' learns from rows of the domain that is left out, without their labels: allow that "
                 "by --adapt"
             )
-    return _changed(recipe, {"domain": column}, dict.fromkeys(recipe.heads, {"domain": column}))
+    return _changed(recipe, {"domain": column}, {head: {"domain": column} for head in recipe.heads})
 
 
 def _changed(recipe: Recipe, data: Mapping[str, Any], heads: Mapping[str, Mapping[str, Any]]) -> Recipe:

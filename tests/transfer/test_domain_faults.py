@@ -91,18 +91,68 @@ def test_what_is_said_of_units_cannot_be_compared(tables):
     )
 
 
+ALIKE = (
+    "strategy 'consistency' compares two views of an input, and nothing makes them differ: name an augmentation that changes "
+    "training inputs, or a dropout in the head or in what learns of the backbone"
+)
+
+
 def test_views_must_differ(tables):
-    assert stopped(recipe(*tables, "full", "consistency", **brief())) == (
-        "strategy 'consistency' compares two views of an input, and nothing makes them differ: name an augmentation that "
-        "changes training inputs, or a dropout in the head or in what learns of the backbone"
-    )
+    assert stopped(recipe(*tables, "full", "consistency", **brief())) == ALIKE
+    # Of a frozen backbone the recipe alone tells it.
+    assert refused(recipe(*tables, "probe", "consistency", **brief())) == ALIKE
+    assert refused(recipe(*tables, "probe", "consistency", "self-training", **brief())) == ALIKE
+    dropping = {"name": "sequence-classification", "label": "kind", "dropout": 0.1}
+    for strategies, head in ((["probe", "head-dropout"], {}), (["probe"], {"head": dropping})):
+        resolve(read_recipe(recipe(*tables, *strategies, "consistency", **head)), current())
+
+
+def test_dropout_that_no_answer_passes_through_makes_no_views(tables):
+    """A discriminator's own, and that of a head whose answers are not compared."""
+    discriminator = {"name": "adversarial", "dropout": 0.5}
+    assert stopped(recipe(*tables, "full", discriminator, "consistency", **brief())) == ALIKE
+    given = {key: value for key, value in recipe(*tables, "full", "consistency", **brief()).items() if key != "head"}
+    heads = {
+        "kind": {"name": "sequence-classification", "label": "kind"},
+        "units": {"name": "masked-lm"},
+        "ridge": {"name": "ridge", "label": "kind"},
+    }
+    assert stopped(given | {"heads": heads}) == ALIKE
 
 
 def test_tokens_are_not_mixed(tables):
     head = {"name": "sequence-classification", "label": "kind", "pooling": "attention"}
-    assert stopped(recipe(*tables, "full", "gradual-mixing", head=head, **brief())) == (
+    assert refused(recipe(*tables, "full", "gradual-mixing", head=head, **brief())) == (
         "strategy 'gradual-mixing' mixes one vector of each input, and head 'head' reads tokens: choose the pooling 'mean', "
         "'cls' or 'max'"
+    )
+
+
+@pytest.mark.parametrize("name", ["coral", "mmd"])
+def test_one_row_has_no_distribution(tables, tmp_path, name):
+    """Steps of one row, or domains of one, would leave the strategy nothing to do, and not a word of it."""
+    assert refused(recipe(*tables, "full", name, **brief(batch_size=1))) == (
+        f"strategy '{name}' matches how the rows of a step are distributed, and of training.batch_size = 1 one domain has no "
+        "two rows: raise it, to 32 say"
+    )
+    several = {"data": {"path": tables[0], "domain": "origin"}}
+    assert refused(recipe("", "", "full", name, **several, **brief(batch_size=3))) == (
+        f"strategy '{name}' matches how the rows of a step are distributed, and of training.batch_size = 3 no two domains have "
+        "two rows each: raise it, to 32 say"
+    )
+    lines = Path(tables[1]).read_text(encoding="utf-8").splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
+    assert stopped(recipe(tables[0], str(tmp_path / "one.csv"), "full", name, **brief())) == (
+        f"strategy '{name}' matches how rows are distributed, and the target has one row: name a table of more, or leave the "
+        "strategy out"
+    )
+    both = Path(domain(tmp_path / "both.csv", "near", "far", rows=24)).read_text(encoding="utf-8").splitlines()
+    kept = [line for row, line in enumerate(both) if row == 3 or ",far," not in line]
+    (tmp_path / "both.csv").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    several = {"data": {"path": str(tmp_path / "both.csv"), "domain": "origin"}}
+    assert stopped(recipe("", "", "full", name, **several, **brief())) == (
+        f"strategy '{name}' matches how rows are distributed, and fewer than two domains have two rows or more: add rows, or "
+        "leave the strategy out"
     )
 
 
@@ -121,6 +171,31 @@ def test_one_table_is_one_domain(tables):
     assert refused(recipe(tables[0], tables[0], "full", "coral")) == said
     data = {"path": tables[0], "domain": "origin", "only": ["near"]}
     assert refused(recipe(tables[0], "", "full", "coral", data=data, target=data)) == said
+
+
+def test_rows_of_one_table_are_of_one_domain_by_one_column(tables, tmp_path):
+    data = {"path": tables[0], "domain": "origin", "only": ["near"]}
+    target = {"path": tables[0], "domain": "split", "only": ["test"]}
+    assert refused(recipe("", "", "full", "coral", data=data, target=target)) == (
+        "target.path and data.path are one table, 'near.csv', whose domains are told by 'split' and by 'origin', so that a row "
+        "can be of both: name one column as data.domain and target.domain"
+    )
+
+
+def test_a_copy_of_a_table_is_no_other_domain(tables, tmp_path):
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(Path(tables[0]).read_bytes())
+    said = (
+        "target.path and data.path hold the same, 'near.csv' and 'copy.csv', so that there is no other domain: name another "
+        "table or, of one with a column of domains, the domains of each as data.only and target.only"
+    )
+    assert stopped(recipe(tables[0], str(copy), "full", "coral", **brief())) == said
+    # Also of the table of a single head.
+    given = {
+        key: value for key, value in recipe(tables[1], str(copy), "full", "coral", **brief()).items() if key != "head"
+    }
+    kind = {"name": "sequence-classification", "label": "kind"}
+    assert stopped(given | {"heads": {"one": kind, "other": kind | {"data": {"path": tables[0]}}}}) == said
 
 
 def test_a_table_of_one_domain_has_nothing_to_bring_together(tables):

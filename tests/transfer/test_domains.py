@@ -96,7 +96,8 @@ def test_the_issues_own_example_trains(tables, tmp_path):
 
 def test_no_label_of_the_target_domain_is_ever_learned_from(tmp_path):
     near = domain(tmp_path / "near.csv", "near", rows=24)
-    every = ["full", "coral", {"name": "self-training", "threshold": 0.5, "begin": 0}, "gradual-mixing"]
+    own = {"name": "self-training", "threshold": 0.5, "begin": 0, "balance": False}
+    every = ["full", "coral", own, "gradual-mixing"]
     learned = {}
     for labels in ("all", "wrong", "none", "half"):
         far = domain(tmp_path / f"{labels}.csv", "far", rows=24, seed=5, labels=labels)
@@ -140,16 +141,21 @@ def test_several_domains_of_the_source_are_classes_of_their_own(tmp_path, tables
     width = adapted.model.backbone.width
     discriminator = 128 * (width + 1) + 128 * 129 + 4 * 129
     assert adapted.model.domains == ("fourth", "near", "third")
-    assert discriminator == sum(p.numel() for p in _discriminator(adapted.model.domains, width).parameters())
+    assert adapted.model.targeted
+    assert discriminator == sum(p.numel() for p in _discriminator(adapted.model.domains, width, True).parameters())
     assert classifier(adapted)["chance"] == 0.5
+    # Without a target there is nothing that a fourth could be.
+    assert _discriminator(adapted.model.domains, width, False)[-1].out_features == 3
+    alone = exapt.train({key: value for key, value in given.items() if key != "target"})
+    assert not alone.model.targeted
 
 
-def _discriminator(domains, width):
+def _discriminator(domains, width, targeted):
     class Learner:
         class backbone:
             pass
 
-    Learner.backbone.width, Learner.domains = width, domains
+    Learner.backbone.width, Learner.domains, Learner.targeted = width, domains, targeted
     spec = current().get(StrategySpec, "adversarial").spec
     return spec.build(spec.options()).attach(Learner)
 
@@ -305,8 +311,41 @@ def test_too_few_rows_tell_nothing(tmp_path):
     far = domain(tmp_path / "far.csv", "far", rows=12)
     few = (tmp_path / "far.csv").read_text().splitlines()[:4]
     (tmp_path / "far.csv").write_text("\n".join(few) + "\n")
-    adapted = exapt.train(recipe(near, far, "probe", **brief(1)))
-    assert adapted.manifest["transfer"]["domains"].keys() == {"metric", "source", "target"}
+    heard = Heard()
+    adapted = exapt.train(recipe(near, far, "probe", **brief(1)), listeners=[heard])
+    told = adapted.manifest["transfer"]["domains"]
+    assert told.keys() == {"metric", "source", "target", "notes"}
+    said = (
+        "of fewer than 4 distinct rows, a domain cannot be told from others: the target (3); without two others, nothing is "
+        "told of how far domains are apart"
+    )
+    assert told["notes"] == [said]
+    assert said in heard.of("note", "text")
+
+
+def test_a_domain_of_few_rows_is_left_out_and_named(tmp_path):
+    lines = Path(domain(tmp_path / "m.csv", "near", "far", "third")).read_text(encoding="utf-8").splitlines()
+    third = [line for line in lines if ",third,train" in line][:3]
+    few = [line for line in lines if ",third," not in line] + third
+    (tmp_path / "m.csv").write_text("\n".join(few) + "\n", encoding="utf-8")
+    data = {"path": str(tmp_path / "m.csv"), "domain": "origin"}
+    told = exapt.train(recipe("", "", "probe", data=data, **brief(1))).manifest["transfer"]["domains"]
+    assert told["notes"] == ["of fewer than 4 distinct rows, a domain cannot be told from others: 'third' (3)"]
+    assert told["classifier"]["chance"] == 0.5
+    assert told["classifier"]["rows"] == 16
+
+
+def test_inputs_of_both_domains_are_counted_and_tell_nothing(tmp_path, tables):
+    near, far = (Path(path).read_text(encoding="utf-8").splitlines() for path in tables)
+    (tmp_path / "far.csv").write_text("\n".join([*far, *near[1:11]]) + "\n", encoding="utf-8")
+    told = exapt.train(recipe(tables[0], str(tmp_path / "far.csv"), "probe", **brief(1))).manifest["transfer"][
+        "domains"
+    ]
+    assert told["notes"] == [
+        "10 of 82 inputs of the target stand in the training part too: they are learned from with their labels, so that the "
+        "target is nearer than new inputs will be; what tells domains apart leaves them out"
+    ]
+    assert told["classifier"]["rows"] == 48 - 10
 
 
 def test_probe_has_no_features_to_bring_together(tables):

@@ -177,3 +177,68 @@ def test_a_domain_that_nothing_can_be_measured_on_is_named(several, tmp_path):
     assert refused(only, "origin") == (
         "without domain 'far', all rows are of one class of 'kind', 'acid': there is nothing to learn"
     )
+
+
+def test_no_heads_table_teaches_the_domain_that_is_left_out(several, tmp_path):
+    """Neither the recipe's own table, nor that of a single head."""
+    other = domain(tmp_path / "other.csv", *NAMES, "fourth", rows=96, seed=3)
+    kind = {"name": "sequence-classification", "label": "kind"}
+    heads = {"kind": kind, "charge": {"name": "sequence-regression", "label": "charge", "data": {"path": other}}}
+    asked = {key: value for key, value in given(several).items() if key != "head"}
+    exapt.leave_one_out(asked | {"heads": heads}, "origin", out=tmp_path / "out")
+    for place, name in enumerate(NAMES, 1):
+        facts = json.loads((tmp_path / "out" / f"{place}-{name}" / "exapt.json").read_text(encoding="utf-8"))
+        only = facts["recipe"]["heads"]["charge"]["data"]["only"]
+        assert sorted(only) == sorted({*NAMES, "fourth"} - {name})
+        rows = {head: sum(table["rows"].values()) for head, table in facts["data"]["tables"].items()}
+        assert rows == {"kind": 48, "charge": 72}
+
+
+def test_a_heads_table_tells_its_domains(several, tmp_path):
+    kind = {"name": "sequence-classification", "label": "kind"}
+    asked = {key: value for key, value in given(several).items() if key != "head"}
+
+    def said(path):
+        heads = {
+            "kind": kind,
+            "charge": {"name": "sequence-regression", "label": "charge", "data": {"path": str(path)}},
+        }
+        return refused(asked | {"heads": heads}, "origin")
+
+    plain = Path(several).read_text(encoding="utf-8").replace(",origin,", ",place,", 1)
+    (tmp_path / "plain.csv").write_text(plain, encoding="utf-8")
+    assert said(tmp_path / "plain.csv") == (
+        "heads.charge: plain.csv has no column 'origin'. Its columns are: id, sequence, kind, charge, place, split."
+    )
+    assert said(domain(tmp_path / "far.csv", "far", rows=24)) == (
+        "the table of heads.charge has rows of domain 'far' alone, so that without it there is nothing to learn from: leave the "
+        "domain out, by naming the others as data.only, or leave out the head"
+    )
+
+
+@pytest.mark.parametrize("which", ["labels", "heads"])
+def test_a_folder_is_of_the_content_of_all_tables(several, tmp_path, which):
+    """Labels that changed in a table of their own, or in that of a head, are not answered by what was learned before."""
+    lines = [line.split(",") for line in Path(several).read_text(encoding="utf-8").splitlines()]
+    extra = tmp_path / "extra.csv"
+
+    def written(turned):
+        rows = [[*line] for line in lines]
+        rows[1][2] = "base" if turned else "acid"
+        extra.write_text("\n".join(",".join(row) for row in rows) + "\n", encoding="utf-8")
+
+    asked = {key: value for key, value in given(several).items() if key != "head"}
+    kind = {"name": "sequence-classification", "label": "kind"}
+    if which == "labels":
+        labels = tmp_path / "labels.csv"
+        asked |= {"head": kind | {"label": "said"}, "data": {"path": several, "labels": str(labels), "id": "id"}}
+        extra = labels
+        lines = [[line[0], "", "said" if line[2] == "kind" else line[2]] for line in lines]
+    else:
+        asked |= {"heads": {"one": kind, "other": kind | {"data": {"path": str(extra)}}}}
+    written(False)
+    exapt.leave_one_out(asked, "origin", out=tmp_path / "out")
+    written(True)
+    with pytest.raises(OutputError) as caught:
+        exapt.leave_one_out(asked, "origin", out=tmp_path / "out")
+    assert str(caught.value) == f"'{tmp_path / 'out'}' holds domains of another recipe or table; name another folder"

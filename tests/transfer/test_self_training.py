@@ -66,6 +66,22 @@ def test_only_sure_answers_are_taken_and_of_each_class_the_surest():
     assert not balanced(label, sureness, sureness > 1).any()
 
 
+def test_one_class_alone_gives_no_labels(tables, tmp_path):
+    """Where all sure answers are of one class, as many of each would be all of that one, until there is no other answer."""
+    header, *lines = Path(tables[1]).read_text(encoding="utf-8").splitlines()
+    acid = [line for line in lines if ",acid," in line]
+    (tmp_path / "acid.csv").write_text("\n".join([header, *acid]) + "\n", encoding="utf-8")
+    options = {"name": "self-training", "threshold": 0.7, "begin": 3}
+    adapted, said = rounds(recipe(tables[0], str(tmp_path / "acid.csv"), "full", options, **brief(4)))
+    (text,) = said
+    assert text.startswith("self-training, epoch 4: 0 of 36 answers are labels now (acid 0, base 0): all ")
+    assert text.endswith(" sure ones are 'acid', and one class alone cannot be balanced")
+    assert adapted.manifest["transfer"]["self-training"]["head"]["labels"] == {"acid": 0, "base": 0}
+    _, said = rounds(recipe(tables[0], str(tmp_path / "acid.csv"), "full", options | {"balance": False}, **brief(4)))
+    assert said[0].split("are labels now ")[0] != "self-training, epoch 4: 0 of 36 answers "
+    assert said[0].endswith(", base 0)")
+
+
 def test_without_balance_all_sure_answers_are_taken(tables, tmp_path):
     header, *lines = Path(tables[1]).read_text(encoding="utf-8").splitlines()
     # A target domain with a third of the one class.

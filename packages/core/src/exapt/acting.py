@@ -56,13 +56,18 @@ class Acting(nn.Module):
         return losses
 
     def loss(self, step: Step) -> Tensor | None:
-        """Return the sum [] of what the strategies add to the loss; None if none adds any."""
+        """Return the sum [] of what the strategies add to the loss, as the share of the step that it is of; None if none does."""
         given = {name: strategy.loss(step) for name, strategy in self.strategies.items()}
         added = {name: loss for name, loss in given.items() if loss is not None}
         for name, loss in added.items():
             if loss.dim():
                 raise PluginError(f"strategy '{name}' gives a loss of shape {list(loss.shape)} and not one number")
-        return torch.stack([loss.float() for loss in added.values()]).sum() if added else None
+        shared = [_share(step, self.strategies[name].over) * loss.float() for name, loss in added.items()]
+        return torch.stack(shared).sum() if shared else None
+
+
+def _share(step: Step, over: str) -> float:
+    return (step.streams[over] if over else step.source).share
 
 
 def _key(name: str) -> str:

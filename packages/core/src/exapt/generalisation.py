@@ -6,9 +6,7 @@ and Lopez-Paz 2021, arXiv:2007.01434).
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,22 +17,19 @@ from scipy import stats
 
 from exapt.adapted import Adapted
 from exapt.data.domains import domain_names, numbered
-from exapt.data.files import table_sha256, writing
 from exapt.data.labels import class_name
 from exapt.data.tables import Examples, read_examples
-from exapt.errors import DataError, OutputError, RecipeError
+from exapt.errors import DataError, RecipeError
 from exapt.events import Event, Listener, Run
+from exapt.generalisation_folder import GeneralisationFolder
+from exapt.identity import identity
 from exapt.loading import load
 from exapt.manifest import MANIFEST
 from exapt.plugins import current
 from exapt.recipe import Recipe
-from exapt.resolve import Resolved, column_name, resolve
+from exapt.resolve import Resolved, column_name, read_by, resolve
 from exapt.specs import StrategySpec
 from exapt.training import run
-
-FORMAT = 1
-RESULTS = "domains.json"
-_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -130,16 +125,18 @@ def leave_one_out(
     _check_classes(examples, names, resolved)
     known, _ = numbered(names)
     folder = GeneralisationFolder(out)
-    sha256 = table_sha256(recipe.data.path, recipe.data.format)
-    folder.begin({"recipe": recipe.model_dump(mode="json"), "adapt": adapt, "sha256": sha256})
+    tables = _tables(recipe, resolved)
+    rounds = {
+        name: _left_out(recipe, tuple(other for other in known if other != name), name, adapt, tables) for name in known
+    }
+    folder.begin({**identity(recipe), "adapt": adapt})
     found = []
     for place, name in enumerate(known, 1):
         if name not in folder.results:
             for listener in listeners:
                 text = f"domain {place} of {len(known)}, '{name}', is left out"
                 listener(Run(None, {}), Event("note", {"text": text}))
-            here = _left_out(recipe, tuple(other for other in known if other != name), name, adapt)
-            adapted = _adapted(here, folder.place(place, name), device, listeners)
+            adapted = _adapted(rounds[name], folder.place(place, name), device, listeners)
             folder.keep(name, _measured(adapted, name, None if adapt else resolved))
         facts = folder.results[name]
         found.append(LeftOut(name, names.count(name), facts["value"], facts["source"]))
@@ -166,13 +163,55 @@ def _checked(recipe: Recipe, column: str, adapt: bool) -> Recipe:
                 f"strategy '{named.name}' learns from rows of the domain that is left out, without their labels: allow that "
                 "by --adapt"
             )
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"domain": column})})
+    return _changed(recipe, {"domain": column}, {head: {"domain": column} for head in recipe.heads})
 
 
-def _left_out(recipe: Recipe, others: tuple[str, ...], name: str, adapt: bool) -> Recipe:
-    data = recipe.data.model_copy(update={"only": others})
+def _changed(recipe: Recipe, data: Mapping[str, Any], heads: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """Return a recipe with some keys changed of its table and of those that single heads have."""
+    several = {
+        name: head if head.data is None else head.model_copy(update={"data": head.data.model_copy(update=heads[name])})
+        for name, head in recipe.heads.items()
+    }
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "heads": several})
+
+
+def _left_out(
+    recipe: Recipe, others: tuple[str, ...], name: str, adapt: bool, tables: Mapping[str, Sequence[str]] | None = None
+) -> Recipe:
+    """Return a recipe that learns from no row of a domain; ``tables`` hold the domains in those that single heads have.
+
+    Raises ``DataError`` for a head's table of that domain alone.
+    """
+    only = {}
+    for head in recipe.heads:
+        kept = others if tables is None else tuple(other for other in tables.get(head, others) if other != name)
+        if not kept:
+            raise DataError(
+                f"the table of heads.{head} has rows of domain '{name}' alone, so that without it there is nothing to learn "
+                f"from: leave the domain out, by naming the others as data.only, or leave out the head"
+            )
+        only[head] = {"only": kept}
     target = recipe.data.model_copy(update={"only": (name,)}) if adapt else None
-    return recipe.model_copy(update={"data": data, "target": target})
+    return _changed(recipe, {"only": others}, only).model_copy(update={"target": target})
+
+
+def _tables(recipe: Recipe, resolved: Resolved) -> dict[str, tuple[str, ...]]:
+    """Return, of each head with a table of its own, the domains that are in it. Raises ``DataError`` if it does not tell."""
+    found = {}
+    for name, head in resolved.heads.items():
+        if head.data is None:
+            continue
+        own = recipe.heads[name].data
+        options = read_by(head.data, resolved.backbone.offer.spec.accepts).model_copy(
+            update={"only": own.only if own else ()}
+        )
+        try:
+            examples, _ = read_examples(options, {}, keep_labels=False)
+            names = domain_names(examples.table, options.domain, examples.ids, Path(options.path).name)
+        except DataError as error:
+            raise DataError(f"heads.{name}: {error}") from None
+        found[name] = numbered(names)[0]
+    return found
 
 
 def _read(recipe: Recipe, resolved: Resolved) -> tuple[Examples, list[str]]:
@@ -247,50 +286,3 @@ def _elsewhere(adapted: Adapted, name: str, resolved: Resolved) -> dict[str, flo
     options = resolved.recipe.data.model_copy(update={"only": (name,)})
     examples, _ = read_examples(options, resolved.labels, per_unit=resolved.per_unit)
     return adapted.evaluate(examples)["all"]
-
-
-class GeneralisationFolder:
-    """Where adapters and results of domains are kept, so that an interrupted run can go on; without a path, nowhere."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.identity: Mapping[str, Any] = {}
-        self.results: dict[str, dict[str, Any]] = {}
-
-    def begin(self, identity: Mapping[str, Any]) -> None:
-        """Take up what is there. Raises ``OutputError`` if that is of another recipe or of another kind altogether."""
-        self.identity = json.loads(json.dumps(identity))
-        if self.path is None:
-            return
-        if not (self.path / RESULTS).is_file():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise OutputError(f"'{self.path}' exists already; name another folder")
-            self._write()
-            return
-        try:
-            held = json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
-            there, self.results = held["of"], held["results"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"'{self.path / RESULTS}' cannot be read ({error}); name another folder") from None
-        if there != self.identity:
-            raise OutputError(f"'{self.path}' holds domains of another recipe or table; name another folder")
-
-    def place(self, number: int, name: str) -> Path | None:
-        """Return the folder of the adapter that one domain was left out of."""
-        return None if self.path is None else self.path / f"{number}-{_UNFIT.sub('_', name)}"
-
-    def keep(self, name: str, result: Mapping[str, Any]) -> None:
-        """Write down what one domain gave."""
-        self.results[name] = dict(result)
-        if self.path is not None:
-            self._write()
-
-    def _write(self) -> None:
-        assert self.path is not None
-        held = {"format": FORMAT, "of": self.identity, "results": self.results}
-        place = self.path / RESULTS
-        draft = place.with_name(f".{RESULTS}.draft")
-        with writing(place):
-            self.path.mkdir(exist_ok=True)
-            draft.write_text(json.dumps(held, indent=1, ensure_ascii=False), encoding="utf-8")
-            draft.replace(place)

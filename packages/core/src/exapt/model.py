@@ -34,7 +34,8 @@ class MicroBatch:
     """What one forward pass sees: per input a ``Batch``, or what was kept from an earlier pass; and targets per head.
 
     ``numbers`` [batch] are those of the rows in their part. In training, ``share`` is the part of the step's rows that
-    these are, ``streams`` holds rows that come beside them, and ``progress`` and ``epoch`` say how far training is.
+    these are, over all processes, ``streams`` holds rows that come beside them, and ``progress`` and ``epoch`` say how far
+    training is. Of a stream, ``even`` holds that share of each head's weight of all targets of the step.
     """
 
     inputs: Mapping[str, Batch | Midway | Kept]
@@ -42,6 +43,7 @@ class MicroBatch:
     rows: int
     numbers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     share: float = 1.0
+    even: Mapping[str, Tensor] = field(default_factory=dict)
     streams: Mapping[str, MicroBatch] = field(default_factory=dict)
     progress: float = 0.0
     epoch: int = 0
@@ -68,6 +70,7 @@ class Model(nn.Module):
         self.resting = 0
         self.changed: set[str] = set()
         self.domains: Sequence[str] = ()
+        self.targeted = False
         self.acting: Acting | None = None
         self.base: Path | None = None
         self.watched: dict[str, Tensor] = {}
@@ -82,13 +85,13 @@ class Model(nn.Module):
         total = torch.stack(list(self.acting.combine(losses).values())).sum()
         added = self.acting.loss(
             Step(
-                Seen(features, outputs, micro.targets, micro.numbers),
+                Seen(features, outputs, micro.targets, micro.numbers, micro.share, micro.even),
                 {name: self._seen(stream) for name, stream in micro.streams.items()},
                 micro.progress,
                 micro.epoch,
             )
         )
-        return total if added is None else total + micro.share * added
+        return total if added is None else total + added
 
     def _blended(
         self, features: Mapping[str, Kept], micro: MicroBatch, totals: Mapping[str, Tensor]
@@ -116,7 +119,8 @@ class Model(nn.Module):
     def _seen(self, stream: MicroBatch) -> Seen:
         features = self._features(stream)
         answering = [name for name in self.heads if self.head(name).labelled]
-        return Seen(features, self._answers(features, answering), stream.targets, stream.numbers)
+        outputs = self._answers(features, answering)
+        return Seen(features, outputs, stream.targets, stream.numbers, stream.share, stream.even)
 
     def answer(self, micro: MicroBatch, heads: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return the output of some heads, or of all."""

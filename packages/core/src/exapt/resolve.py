@@ -231,12 +231,8 @@ def _target(recipe: Recipe, backbone: Chosen, heads: Mapping[str, ChosenHead], p
     data, target = recipe.data, recipe.target
     if target is None:
         return None
-    same = Path(target.path).expanduser().resolve() == Path(data.path).expanduser().resolve()
-    if same and (not target.only or not data.only or set(target.only) & set(data.only)):
-        raise RecipeError(
-            f"target.path and data.path are one table, '{Path(target.path).name}', so that there is no other domain: name "
-            "another table or, of one with a column of domains, the domains of each as data.only and target.only"
-        )
+    if Path(target.path).expanduser().resolve() == Path(data.path).expanduser().resolve():
+        _check_parted(data, target, f"are one table, '{Path(target.path).name}'")
     own = target.model_fields_set & {"inputs", "mutations", "wild_type"}
     inherited = {} if own else {key: getattr(data, key) for key in ("inputs", "mutations", "wild_type", "wild_type_is")}
     target = target.model_copy(update=inherited)
@@ -244,6 +240,35 @@ def _target(recipe: Recipe, backbone: Chosen, heads: Mapping[str, ChosenHead], p
         return target
     target = read_by(target, backbone.offer.spec.accepts)
     return _without_unread(_with_wild_type(target, backbone, plugins), heads)
+
+
+def _check_parted(data: DataOptions, target: DataOptions, how: str) -> None:
+    """Raise ``RecipeError`` if rows of one table can stand both among those that are learned from and in the target."""
+    if not target.only or not data.only or (data.domain == target.domain and set(target.only) & set(data.only)):
+        raise RecipeError(
+            f"target.path and data.path {how}, so that there is no other domain: name another table or, of one with a column "
+            "of domains, the domains of each as data.only and target.only"
+        )
+    if data.domain != target.domain:
+        raise RecipeError(
+            f"target.path and data.path {how}, whose domains are told by '{target.domain}' and by '{data.domain}', so that a "
+            "row can be of both: name one column as data.domain and target.domain"
+        )
+
+
+def check_apart(recipe: Recipe, data: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    """Raise ``RecipeError`` if the target is a copy of a table that is learned from, as the facts of both tell.
+
+    Asked of a run, once both were read: an adapter is loaded where its tables are not.
+    """
+    assert recipe.target is not None
+    tables = [(recipe.data, data)]
+    if "tables" in data:
+        of_heads = {name: head.data for name, head in recipe.heads.items() if head.data is not None}
+        tables = [(of_heads.get(name.split(", ")[0], recipe.data), facts) for name, facts in data["tables"].items()]
+    for options, facts in tables:
+        if facts["sha256"] == target["sha256"]:
+            _check_parted(options, recipe.target, f"hold the same, '{facts['file']}' and '{target['file']}'")
 
 
 def _without_unread(data: DataOptions, heads: Mapping[str, ChosenHead]) -> DataOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from exapt.windows import in_windows
 
 DOMAINS = "domains"
 """Under what name the report stands among what strategies tell of a run."""
+TARGET, _SOURCE = "the target", "the source"
 _MOST, _LEAST = 1000, 4
 """Rows of each domain that the classifier sees, both halves together; with fewer than the least nothing can be told."""
 
@@ -137,12 +138,15 @@ class Shift:
     error is what bounds how far a model can carry over (Ben-David et al. 2010, doi:10.1007/s10994-009-5152-4).
     """
 
-    def __init__(self, model: Model, domains: Sequence[Rows], seed: int, budget: int) -> None:
+    def __init__(self, model: Model, domains: Mapping[str, Rows], seed: int, budget: int) -> None:
         self.model, self.seed, self.budget = model, seed, budget
-        chosen = [_distinct(rows, seed) for rows in domains]
-        self.size = min(map(len, chosen), default=0)
-        enough = len(domains) > 1 and self.size >= _LEAST
-        self.domains = [rows.subset(some[: self.size]) for rows, some in zip(domains, chosen, strict=True) if enough]
+        words = {name: _words(rows) for name, rows in domains.items()}
+        shared = _shared(words.values())
+        chosen = {name: _distinct(own, shared, seed) for name, own in words.items()}
+        kept = [name for name, rows in chosen.items() if len(rows) >= _LEAST]
+        self.size = min((len(chosen[name]) for name in kept), default=0)
+        self.domains = [domains[name].subset(chosen[name][: self.size]) for name in kept if len(kept) > 1]
+        self.notes = [*_overlap(words, shared), *_left_out(chosen, kept)]
         self.before = self._accuracy()
 
     def report(self) -> dict[str, Any]:
@@ -180,29 +184,73 @@ def told_apart(domains: Sequence[Array]) -> float:
     return float(np.mean([right[number == domain].mean() for domain in range(len(domains))]))
 
 
-def _distinct(rows: Rows, seed: int) -> Array:
-    """Return some rows, at random, no two of which hold the same inputs: one that is seen again tells nothing."""
+def _words(rows: Rows) -> list[str]:
+    """Return what stands for the inputs of each row: the same for those that are the same."""
+    return [encodings_digest([inputs.encodings[row] for inputs in rows.inputs.values()]) for row in range(len(rows))]
+
+
+def _shared(domains: Iterable[Sequence[str]]) -> set[str]:
+    seen: set[str] = set()
+    found: set[str] = set()
+    for words in map(set, domains):
+        found |= words & seen
+        seen |= words
+    return found
+
+
+def _distinct(words: Sequence[str], but: Collection[str], seed: int) -> Array:
+    """Return some rows, at random, no two of which hold the same inputs: one that is seen again tells nothing.
+
+    Nor does one that ``but`` names, which another domain holds too: of which it is, nobody could tell.
+    """
     found: dict[str, int] = {}
-    for row in np.random.default_rng(seed).permutation(len(rows)).tolist():
-        found.setdefault(encodings_digest([inputs.encodings[row] for inputs in rows.inputs.values()]), row)
+    for row in np.random.default_rng(seed).permutation(len(words)).tolist():
+        if words[row] not in but:
+            found.setdefault(words[row], row)
         if len(found) == _MOST:
             break
     return np.array(list(found.values()), dtype=np.int64)
 
 
-def parted(train: Rows, target: Rows | None) -> list[Rows]:
-    """Return the rows of each domain: of train and target or, without one, of those that the rows of train are of."""
-    if target is not None:
-        return [train, target]
-    if train.domains is None:
+def _overlap(words: Mapping[str, Sequence[str]], shared: Collection[str]) -> list[str]:
+    if not shared:
         return []
-    return [train.subset(np.flatnonzero(train.domains == domain)) for domain in np.unique(train.domains)]
+    if TARGET not in words:
+        return [f"{len(shared):,} inputs stand in several domains: what tells domains apart leaves them out"]
+    both = sum(word in shared for word in words[TARGET])
+    return [
+        f"{both:,} of {len(words[TARGET]):,} inputs of the target stand in the training part too: they are learned from with "
+        "their labels, so that the target is nearer than new inputs will be; what tells domains apart leaves them out"
+    ]
+
+
+def _left_out(chosen: Mapping[str, Array], kept: Sequence[str]) -> list[str]:
+    """Say which domains the classifier leaves out, and why there is none where fewer than two remain."""
+    few = [f"{name} ({len(rows)})" for name, rows in chosen.items() if name not in kept]
+    if not few or len(chosen) < 2:
+        return []
+    told = f"of fewer than {_LEAST} distinct rows, a domain cannot be told from others: {', '.join(few)}"
+    return [f"{told}; without two others, nothing is told of how far domains are apart" if len(kept) < 2 else told]
+
+
+def parted(train: Rows, target: Rows | None, names: Sequence[str]) -> dict[str, Rows]:
+    """Return the rows of each domain: of train and target or, without one, of those that the rows of train are of, by name."""
+    if target is not None:
+        return {_SOURCE: train, TARGET: target}
+    if train.domains is None:
+        return {}
+    return {
+        f"'{names[domain]}'": train.subset(np.flatnonzero(train.domains == domain))
+        for domain in np.unique(train.domains)
+    }
 
 
 def domains_report(shift: Shift, metrics: Mapping[str, Report], metric: str) -> dict[str, Any]:
-    """Return how well the domains are told apart and, where one is the target, the ``metric`` on it and on the source."""
-    told: dict[str, Any] = {"classifier": shift.report()}
+    """Return how well the domains are told apart, what there is to note of that and, where one is the target, the ``metric`` on
+    it and on the source.
+    """
+    told: dict[str, Any] = {"classifier": shift.report(), "notes": shift.notes}
     if "target" in metrics:
         source = {part: metrics[part][metric] for part in ("valid", "test") if metric in metrics[part]}
         told |= {"metric": metric, "source": source, "target": metrics["target"].get(metric)}
-    return {key: value for key, value in told.items() if value not in (None, {})}
+    return {key: value for key, value in told.items() if value not in (None, {}, [])}

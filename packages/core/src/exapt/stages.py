@@ -19,9 +19,9 @@ from exapt.adapted import Adapted
 from exapt.adapter import check_free
 from exapt.base import named_base
 from exapt.composition import check_files
-from exapt.data.files import table_sha256
 from exapt.errors import ComponentError, DataError, OutputError, RecipeError, listed
 from exapt.events import Event, Listener, Run
+from exapt.identity import identity
 from exapt.manifest import MANIFEST
 from exapt.plugins import current
 from exapt.recipe import Recipe, parsed, read_recipe
@@ -154,7 +154,7 @@ def _run(
         _tell(listeners, f"stage {place} of {len(stages)}, '{stage.name}'")
         if not (resume and _done(here, recipe)):
             run(recipe, here, resume=resume, device=device, listeners=listeners)
-            _mark(here).write_text(json.dumps(_identity(recipe), sort_keys=True), encoding="utf-8")
+            _mark(here).write_text(json.dumps(identity(recipe), sort_keys=True), encoding="utf-8")
         below = str(here)
     last = stages[-1]
     _tell(listeners, f"stage {len(stages)} of {len(stages)}, '{last.name}'")
@@ -169,27 +169,11 @@ def _mark(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.json")
 
 
-def _identity(recipe: Recipe) -> dict[str, Any]:
-    """Return all that a stage depends on: the recipe, the content of its tables, and what it stands upon."""
-    tables = {"data": recipe.data, "target": recipe.target, "reference": recipe.reference}
-    tables |= {f"heads.{name}.data": head.data for name, head in recipe.heads.items()}
-    content = {
-        f"{name}.{key}": table_sha256(path, table.format if key == "path" else "")
-        for name, table in tables.items()
-        if table is not None
-        for key in ("path", "labels", "masks")
-        if (path := getattr(table, key))
-    }
-    base = named_base(recipe.base, recipe.start)
-    told = json.loads(recipe.model_copy(update={"base": ""}).model_dump_json())
-    return {**told, **content, "base": base.digest if base else ""}
-
-
 def _done(folder: Path, recipe: Recipe) -> bool:
     """Whether a stage is behind. Raises ``RecipeError``, naming what differs, if it was of another recipe."""
     if not (folder / MANIFEST).is_file() or not _mark(folder).is_file():
         return False
-    said, here = json.loads(_mark(folder).read_text(encoding="utf-8")), json.loads(json.dumps(_identity(recipe)))
+    said, here = json.loads(_mark(folder).read_text(encoding="utf-8")), json.loads(json.dumps(identity(recipe)))
     for key in sorted(said.keys() | here.keys()):
         if said.get(key) != here.get(key):
             raise RecipeError(

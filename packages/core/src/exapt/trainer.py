@@ -2,13 +2,15 @@
 
 Algorithms are data to it: what learns, at what rate and from which epoch, was settled by the strategies before it starts;
 what else they do is asked of them at its three levels. A step is ``batch_size`` rows however many micro-batches and
-processes it is split over, so its result does not depend on either.
+processes it is split over, so its result does not depend on either. Strategies that compare the rows of a step with each
+other (``adversarial``, ``coral``, ``mmd``, ``gradual-mixing``, ``mixup``) see in each process those of that process, so that
+theirs depends on how many processes there are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -223,13 +225,11 @@ class Trainer:
         epoch, numbers = self.progress.position.epoch, wanted
         facts: dict[str, Any] = {"progress": number / self.total_steps, "epoch": epoch}
         if self.streams or self.acting.streams:
-            facts["streams"] = self._beside(train, wanted, number)
+            facts["streams"] = self._beside(train, wanted, len(mine) / len(rows), number)
         if train.renewed:
             train, wanted = train.seen(wanted, epoch), np.arange(len(wanted))
         if not len(mine):
-            idle = train.take(wanted, self.device)
-            none = {name: torch.full_like(known, self.model.head(name).pad) for name, known in idle.targets.items()}
-            return [replace(idle, targets=none, rows=0, share=0.0, **facts)]
+            return [replace(self._idle(train.take(wanted, self.device)), **facts)]
         whole = self.acting.whole or any(self.model.head(name).whole for name in self.model.heads)
         parts = [wanted] if whole else micro_batches(train.tokens, wanted, self.budget)
         of = dict(zip(wanted.tolist(), numbers.tolist(), strict=True))
@@ -243,26 +243,41 @@ class Trainer:
             for part in parts
         ]
 
-    def _beside(self, train: Rows, wanted: Array, number: int) -> dict[str, MicroBatch]:
-        """Return the rows of each stream in a step: a pass over them takes as many steps as it needs, and then another."""
+    def _idle(self, stand_in: MicroBatch) -> MicroBatch:
+        """Return rows that stand in for none, so that nothing of them counts."""
+        targets = stand_in.targets.items()
+        none = {name: torch.full_like(known, self.model.head(name).pad) for name, known in targets}
+        return replace(stand_in, targets=none, rows=0, share=0.0)
+
+    def _beside(self, train: Rows, wanted: Array, own: float, number: int) -> dict[str, MicroBatch]:
+        """Return the rows of each stream in a step: a pass over them takes as many steps as it needs, and then another.
+
+        ``own`` is the share that the rows ``wanted`` are of the step's.
+        """
         found = {}
         for name in self.acting.streams:
-            again = name.endswith("again")
-            # Far from any epoch that there will be, so that nothing is seen twice alike.
-            epoch = self.progress.position.epoch + (_AGAIN if again else 0)
-            rows = self.streams[name.removesuffix("-again")] if name != "again" else train
-            chosen = wanted if name == "again" else self._drawn(rows, number)
-            micro = rows.seen(chosen, epoch).take(np.arange(len(chosen)), self.device)
-            found[name] = replace(micro, numbers=torch.from_numpy(chosen))
+            if name == "again":
+                rows, chosen, share, times = train, wanted, own, self.progress.position.epoch
+            else:
+                rows = self.streams[name.removesuffix("-again")]
+                chosen, share, times = self._drawn(rows, number)
+            # Far from any number that there will be, so that nothing is seen twice alike.
+            seen = rows.seen(chosen, times + (_AGAIN if name.endswith("again") else 0))
+            micro = seen.take(np.arange(len(chosen)), self.device)
+            if not share:
+                micro = self._idle(micro)
+            even = {head: share * self._weight(head, [known]) for head, known in micro.targets.items()}
+            found[name] = replace(micro, numbers=torch.from_numpy(chosen), share=share, even=even)
         return found
 
-    def _drawn(self, rows: Rows, number: int) -> Array:
+    def _drawn(self, rows: Rows, number: int) -> tuple[Array, float, int]:
+        """Return those of a stream's rows that a step has in this process, their share of all, and the number of the pass."""
         size = min(self.options.batch_size, len(rows))
         passes, place = divmod(number, max(1, len(rows) // size))
         order = np.random.default_rng((self.seed, _STREAM, passes)).permutation(len(rows))
         drawn = order[place * size : (place + 1) * size]
         mine: Array = drawn[self.accelerator.process_index :: self.accelerator.num_processes]
-        return mine if len(mine) else drawn[:1]
+        return (mine, len(mine) / len(drawn), passes) if len(mine) else (drawn[:1], 0.0, passes)
 
     def _those_of(self, epoch: int) -> None:
         """Let learn what learns in an epoch; gradients end where nothing below does."""
@@ -274,11 +289,14 @@ class Trainer:
         self._those_of(self.options.epochs)
 
     def _totals(self, micros: list[MicroBatch]) -> dict[str, Tensor]:
-        totals = {}
-        for name in self.model.heads:
-            mine = torch.stack([self.model.head(name).weigh(micro.targets[name]).float() for micro in micros]).sum()
-            totals[name] = self.accelerator.reduce(mine, "sum").clamp(min=torch.finfo(torch.float32).tiny)
-        return totals
+        weights = {name: self._weight(name, [micro.targets[name] for micro in micros]) for name in self.model.heads}
+        return {name: weight.clamp(min=torch.finfo(torch.float32).tiny) for name, weight in weights.items()}
+
+    def _weight(self, head: str, targets: Sequence[Tensor]) -> Tensor:
+        """Return the weight [] of a step's targets of a head, over all processes."""
+        mine = torch.stack([self.model.head(head).weigh(some).float() for some in targets]).sum()
+        whole: Tensor = self.accelerator.reduce(mine, "sum")
+        return whole
 
     def _update(self, number: int) -> None:
         if self.options.clip:

@@ -43,7 +43,7 @@ from exapt.model import Model
 from exapt.parts import Array, Backbone, Encoding, Features, Learns, Pooled, Strategy, Tokenizer
 from exapt.plugins import current
 from exapt.recipe import Recipe
-from exapt.resolve import Resolved, resolve
+from exapt.resolve import Resolved, check_apart, resolve
 from exapt.retention import Retention
 from exapt.rows import Inputs, Rows
 from exapt.shift import DOMAINS, Shift, Target, domains_report, parted, target_of
@@ -89,6 +89,8 @@ def run(
     resolved = resolved.infer(table.labels("train"))
     other = resolved.recipe.target
     target = read_other(resolved, other, "target", "test" in parts) if other else None
+    if target is not None:
+        check_apart(resolved.recipe, table.facts, target.facts)
     with claimed(folder, resume), Broadcast(plugins, Run(folder, resolved.as_recipe()), listeners) as tell:
         session = _Session(resolved, table, target, base, where, tell)
         adapted = session.train(Start(start) if start else None, folder, resume, schedule)
@@ -122,6 +124,7 @@ class _Session:
         encodings = dict(self.table.encodings)
         self._know(tokenizer)
         model, rates, strategies = self._model(encodings, tokenizer, start)
+        model.targeted = self.target is not None
         rows = self._rows(model, tokenizer, self._in_windows(encodings, model))
         parts = {part: rows.subset(getattr(self.table.split, part)) for part in PARTS}
         parts |= {part: parts[part].settled() for part in ("valid", "test")}
@@ -298,7 +301,11 @@ class _Session:
     def _shift(self, model: Model, train: Rows, target: Target | None, budget: int) -> Shift:
         # A search, which is not to see how good a model is elsewhere, need not pay for it either.
         unseen = self.target is not None and not self.target.measured
-        return Shift(model, [] if unseen else parted(train, target.rows if target else None), self.recipe.seed, budget)
+        domains = {} if unseen else parted(train, target.rows if target else None, model.domains)
+        shift = Shift(model, domains, self.recipe.seed, budget)
+        for note in shift.notes:
+            self._note(note)
+        return shift
 
     def _sizes(self, model: Model) -> dict[str, Any]:
         learning = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from exapt.builtin._domains import set_in
 from exapt.builtin._pseudo_labels import classes_of, probabilities_of
-from exapt.builtin.domains import ConsistencyOptions
+from exapt.builtin.domains import ALIKE, ConsistencyOptions
 from exapt.errors import RecipeError
 from exapt.parts import Head, Learner, Step, Strategy, Training
 
@@ -29,6 +29,7 @@ class Consistency(Strategy):
     """
 
     streams = ("target", "target-again")
+    over = "target"
 
     def __init__(self, options: ConsistencyOptions) -> None:
         self.options = options
@@ -49,11 +50,8 @@ class Consistency(Strategy):
 
     def begin(self, run: Training) -> None:
         """Raise ``RecipeError`` if nothing makes two views of an input differ."""
-        if not run.streams["target"].source.changes and not _drops(run.model):
-            raise RecipeError(
-                "strategy 'consistency' compares two views of an input, and nothing makes them differ: name an augmentation "
-                "that changes training inputs, or a dropout in the head or in what learns of the backbone"
-            )
+        if not run.streams["target"].source.changes and not _drops(run.model, self.heads.values()):
+            raise RecipeError(ALIKE)
 
     def counts(self, epoch: int, epochs: int) -> bool:
         """Return whether half of the training is behind."""
@@ -94,9 +92,10 @@ def _apart(head: Head, one: Tensor, other: Tensor) -> Tensor:
     return (one.float() - other.float()).square().flatten(1).sum(1).mean()
 
 
-def _drops(model: Learner) -> bool:
-    """Return whether some dropout is at work in training."""
+def _drops(model: Learner, heads: Iterable[Head]) -> bool:
+    """Return whether some dropout on the way to the answers of some heads is at work in training."""
     assert isinstance(model, nn.Module)
     model.train()
-    found = [module for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
-    return any(module.p > 0 and module.training for module in found)
+    # Not of the model as a whole, in which other strategies have dropout of their own that no answer passes through.
+    ways = [module for part in (model.backbone, *heads) for module in part.modules()]
+    return any(module.p > 0 and module.training for module in ways if isinstance(module, nn.modules.dropout._DropoutNd))

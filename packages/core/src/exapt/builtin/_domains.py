@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +18,7 @@ from exapt.parts import Learner, Step, Strategy, Training
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Of the vectors [rows, width] of two domains, their distance []."""
+_TARGET = "target"
 
 
 def set_in(epoch: int, epochs: int) -> bool:
@@ -31,20 +33,28 @@ class Domains:
         self.name = name
         self.known: Tensor | None = None
         self.count = 1
+        self.target = False
 
     def begin(self, run: Training) -> tuple[str, ...]:
         """Take note of a run; returns the streams that it has. Raises ``DataError`` where there is one domain alone."""
         domains = run.train.domains
         if domains is not None:
             self.known, self.count = torch.from_numpy(domains), len(run.model.domains)
-        if "target" in run.streams:
-            return ("target",)
+        self.target = _TARGET in run.streams
+        if self.target:
+            return (_TARGET,)
         if domains is None or len(set(domains.tolist())) < 2:
             raise DataError(
                 f"strategy '{self.name}': all rows of train are of one domain, so that there is nothing to bring together; "
                 "name the table of another as target.path"
             )
         return ()
+
+    def sizes(self, run: Training) -> list[int]:
+        """Return how many rows each domain of a run has."""
+        known = np.zeros(len(run.train), dtype=np.int64) if self.known is None else self.known.numpy()
+        target = [len(run.streams[_TARGET])] if self.target else []
+        return [*np.unique(known, return_counts=True)[1].tolist(), *target]
 
     def of(self, step: Step) -> Iterator[list[tuple[int, Tensor]]]:
         """Yield, for each input, the number of each domain in a step with the vectors [rows, width] of its rows."""
@@ -56,7 +66,8 @@ class Domains:
             found = [
                 (domain, vectors[(number == domain).to(vectors.device)]) for domain in sorted(set(number.tolist()))
             ]
-            target = [(self.count, seen.pooled(name)) for seen in step.streams.values()][:1]
+            # Other strategies bring streams too, such as rows of an earlier task, which are of no domain here.
+            target = [(self.count, step.streams[_TARGET].pooled(name))] if self.target else []
             yield [*found, *target]
 
 
@@ -94,12 +105,12 @@ class Adversarial(Strategy):
         self.streams: Sequence[str] = ()
 
     def attach(self, model: Learner) -> nn.Module:
-        """Return the discriminator: three linear layers, for the domains of train and one more."""
+        """Return the discriminator: three linear layers, for the domains of train and the target's, if there is one."""
         width, hidden, drop = model.backbone.width, self.options.width, self.options.dropout
         self.discriminator = nn.Sequential(
             *(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(drop)),
             *(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(drop)),
-            nn.Linear(hidden, max(1, len(model.domains)) + 1),
+            nn.Linear(hidden, max(1, len(model.domains)) + model.targeted),
         )
         return self.discriminator
 
@@ -131,13 +142,23 @@ class Matching(Strategy):
     whole = True
 
     def __init__(self, name: str, weight: float, distance: Distance) -> None:
-        self.weight, self.distance = weight, distance
+        self.name, self.weight, self.distance = name, weight, distance
         self.domains = Domains(name)
         self.streams: Sequence[str] = ()
 
     def begin(self, run: Training) -> None:
-        """Take note of the domains."""
+        """Take note of the domains. Raises ``DataError`` unless two have two rows each, of which there is a distribution."""
         self.streams = self.domains.begin(run)
+        if "target" in self.streams and len(run.streams["target"]) < 2:
+            raise DataError(
+                f"strategy '{self.name}' matches how rows are distributed, and the target has one row: name a table of more, "
+                "or leave the strategy out"
+            )
+        if sum(size > 1 for size in self.domains.sizes(run)) < 2:
+            raise DataError(
+                f"strategy '{self.name}' matches how rows are distributed, and fewer than two domains have two rows or more: "
+                "add rows, or leave the strategy out"
+            )
 
     def counts(self, epoch: int, epochs: int) -> bool:
         """Return whether the features have had the time to come together."""

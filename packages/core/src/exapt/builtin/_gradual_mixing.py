@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from exapt.builtin._domains import set_in
 from exapt.builtin._pseudo_labels import classes_of
-from exapt.builtin.domains import GradualMixingOptions
+from exapt.builtin.domains import GradualMixingOptions, tokens_read
 from exapt.errors import RecipeError
 from exapt.parts import Head, Learner, Pooled, Seen, Step, Strategy, Training
 
@@ -47,10 +47,7 @@ class GradualMixing(Strategy):
         self.heads = {name: head for name, head in every.items() if classes_of(head, ("input",))}
         for name, head in self.heads.items():
             if head.reads == "tokens":
-                raise RecipeError(
-                    f"strategy 'gradual-mixing' mixes one vector of each input, and head '{name}' reads tokens: choose the "
-                    "pooling 'mean', 'cls' or 'max'"
-                )
+                raise RecipeError(tokens_read(name))
         return self.met
 
     def counts(self, epoch: int, epochs: int) -> bool:

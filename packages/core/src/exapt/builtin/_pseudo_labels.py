@@ -65,6 +65,7 @@ class SelfTraining(Strategy):
     """
 
     streams = ("target",)
+    over = "target"
 
     def __init__(self, options: SelfTrainingOptions) -> None:
         self.options = options
@@ -78,7 +79,9 @@ class SelfTraining(Strategy):
         return self.round
 
     def begin(self, run: Training) -> None:
-        """Say so if training ends before the first round."""
+        """Put the labels of a round that was kept in place; say so if training ends before the first."""
+        if self.round.epoch >= 0:
+            self._put(run)
         if run.epochs <= self.options.begin:
             epochs = f"{self.options.begin} epoch{'s' if self.options.begin > 1 else ''}"
             run.note(f"self-training begins after {epochs}, when training is over: no label will be made")
@@ -91,14 +94,14 @@ class SelfTraining(Strategy):
         """Make the labels of a round, if one is due, and put them beside the rows of the target domain."""
         since = epoch - self.options.begin
         if since >= 0 and since % self.options.every == 0 and self.round.epoch != epoch:
-            labels = {name: self._labels(name, run) for name in self.heads}
+            found = {name: self._found(name, run) for name in self.heads}
+            labels = {name: self._taken(name, *answers) for name, answers in found.items()}
             self.round.epoch, self.round.labels = epoch, np.concatenate(list(labels.values()))
-            run.note(f"self-training, epoch {epoch + 1}: {self._said(labels)}")
-        if self.round.epoch >= 0:
+            run.note(f"self-training, epoch {epoch + 1}: {self._said(labels, found)}")
             self._put(run)
 
-    def _labels(self, name: str, run: Training) -> Array:
-        """Return a head's labels [rows, or units of all rows], its ``pad`` where an answer is not sure enough."""
+    def _found(self, name: str, run: Training) -> tuple[Array, Array, Array]:
+        """Return a head's answers [rows, or units of all rows]: the class, how probable it is, and whether that is enough."""
         rows, head = run.streams["target"], self.heads[name]
         outputs = [answers[name] for answers in run.predict(rows)]
         shares = probabilities_of(head, torch.from_numpy(np.concatenate([np.atleast_2d(one) for one in outputs])))
@@ -107,8 +110,19 @@ class SelfTraining(Strategy):
         if head.ragged:
             # Of a unit that no token covers there is an answer, but nothing that it is made of.
             sure &= np.concatenate([encoding.covered for encoding in rows.inputs[rows.answered[name]].encodings])
-        chosen = balanced(label, sureness, sure) if self.options.balance else sure
-        return np.where(chosen, label, int(head.pad)).astype(np.int64)
+        return label, sureness, sure
+
+    def _taken(self, name: str, label: Array, sureness: Array, sure: Array) -> Array:
+        """Return a head's labels [answers], its ``pad`` where an answer is not taken."""
+        chosen = sure
+        if self.options.balance:
+            chosen = sure & ~sure if self._lone(name, label, sure) else balanced(label, sureness, sure)
+        return np.where(chosen, label, int(self.heads[name].pad)).astype(np.int64)
+
+    def _lone(self, name: str, label: Array, sure: Array) -> str:
+        """Return the one class of several that all sure answers are of; nothing if they are of more, or there are none."""
+        names, kinds = classes_of(self.heads[name], ("input", "unit")), np.unique(label[sure])
+        return names[int(kinds[0])] if len(names) > 1 and len(kinds) == 1 else ""
 
     def _put(self, run: Training) -> None:
         streams: Any = run.streams
@@ -126,8 +140,9 @@ class SelfTraining(Strategy):
         """Return the heads' mean loss [] on the labels of a step's rows; None where there is none."""
         seen = step.streams["target"]
         found = []
-        for name in self.heads.keys() & seen.targets.keys():
-            weight = self.heads[name].weigh(seen.targets[name])
+        for name in [name for name in self.heads if name in seen.targets]:
+            # Not the weight of these rows: another process may hold most of the labels of this step.
+            weight = seen.even[name]
             if weight > 0:
                 found.append(self.heads[name].loss(seen.outputs[name].float(), seen.targets[name]) / weight)
         return self.options.weight * torch.stack(found).sum() if found else None
@@ -146,13 +161,20 @@ class SelfTraining(Strategy):
         names = classes_of(self.heads[name], ("input", "unit"))
         return {kind: int((labels == place).sum()) for place, kind in enumerate(names)}
 
-    def _said(self, labels: Mapping[str, Array]) -> str:
+    def _said(self, labels: Mapping[str, Array], found: Mapping[str, tuple[Array, Array, Array]]) -> str:
         said = []
         for name, values in labels.items():
             counts = self._counts(name, values)
             what = f"{sum(counts.values()):,} of {len(values):,} answers are labels now"
             each = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
-            said.append(f"{name}: {what} ({each})" if len(labels) > 1 else f"{what} ({each})")
+            label, _, sure = found[name]
+            lone = self._lone(name, label, sure) if self.options.balance else ""
+            why = (
+                f": all {int(sure.sum()):,} sure ones are '{lone}', and one class alone cannot be balanced"
+                if lone
+                else ""
+            )
+            said.append(f"{name}: {what} ({each}){why}" if len(labels) > 1 else f"{what} ({each}){why}")
         return "; ".join(said)
 
 

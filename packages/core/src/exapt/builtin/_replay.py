@@ -70,6 +70,7 @@ class Replay(Strategy):
     def __init__(self, options: ReplayOptions) -> None:
         self.options = options
         self.streams = (_STREAM,) if options.memory else ()
+        self.over = _STREAM if options.memory else ""
         self._rows: list[Remembered] = []
         self._tokenizer = ""
         self._asked: dict[str, Asked] = {}

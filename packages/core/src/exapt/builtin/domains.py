@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -17,13 +17,25 @@ if TYPE_CHECKING:
 
 exapt_api = 1
 
+ALIKE = (
+    "strategy 'consistency' compares two views of an input, and nothing makes them differ: name an augmentation that changes "
+    "training inputs, or a dropout in the head or in what learns of the backbone"
+)
+"""What is said where both views of an input are one."""
+_DROPLESS = ("probe", "self-training", "consistency", "gradual-mixing")
+"""Strategies beside which nothing of the backbone learns, and no head is given a dropout."""
 _APART = {"maml": "its steps are of tasks of labelled rows alone, and rows of another domain are never seen"}
 
 
 class AdversarialOptions(Options):
     """How hard the features are trained against a discriminator of domains."""
 
-    weight: float = Field(1.0, gt=0, description="Weight, at its height, of the reversed gradient.")
+    weight: float = Field(
+        1.0,
+        gt=0,
+        description="Weight, at its height, of the reversed gradient of the discriminator's loss. That is a mean over domains, "
+        "where the paper adds up source and target: 1 is its lambda of 0.5, 2 its lambda of 1.",
+    )
     width: int = Field(128, ge=1, description="Units of the discriminator's two hidden layers.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout between the discriminator's layers.")
     steepness: float = Field(
@@ -55,8 +67,17 @@ class SelfTrainingOptions(Options):
     threshold: float = Field(0.9, gt=0, lt=1, description="Least probability of an answer that becomes a label.")
     begin: int = Field(1, ge=0, description="Epochs of the labelled rows alone, before the first round.")
     every: int = Field(1, ge=1, description="Epochs between two rounds, in each of which all labels are made anew.")
-    balance: bool = Field(True, description="Take as many answers of each class, the surest ones; not all sure ones.")
-    weight: float = Field(1.0, gt=0, description="Weight of the loss on these labels.")
+    balance: bool = Field(
+        True,
+        description="Take as many answers of each class that has sure ones, the surest; not all sure ones. A class without any "
+        "gives no label and holds back none of the others; where one class alone has any, a round gives no labels.",
+    )
+    weight: float = Field(
+        1.0,
+        gt=0,
+        description="Weight of the loss on these labels: of each step a mean over the rows, or units, that have a label, "
+        "however few they are.",
+    )
 
 
 class ConsistencyOptions(Options):
@@ -96,6 +117,22 @@ def _some_domain(name: str) -> Any:
     return check
 
 
+def _matching(name: str) -> Any:
+    """Return a check that a step can have two rows of each of two domains."""
+
+    def check(options: Any, recipe: Recipe) -> None:
+        _some_domain(name)(options, recipe)
+        least = 4 if recipe.target is None else 2
+        if recipe.training.batch_size < least:
+            of = "one domain has no two rows" if least == 2 else "no two domains have two rows each"
+            raise RecipeError(
+                f"strategy '{name}' matches how the rows of a step are distributed, and of training.batch_size = "
+                f"{recipe.training.batch_size} {of}: raise it, to 32 say"
+            )
+
+    return check
+
+
 def _classifying(name: str, answers: tuple[str, ...]) -> Any:
     """Return a check that some head learns classes by gradients, of what it can take ``answers`` for."""
 
@@ -121,6 +158,36 @@ def _check_consistency(options: ConsistencyOptions, recipe: Recipe) -> None:
             f"strategy 'consistency' compares answers about whole inputs; there is {listed(spec.name for spec in specs)}, "
             "and what is said of units moves with them"
         )
+    if not recipe.augmentations and not _may_drop(recipe):
+        raise RecipeError(ALIKE)
+
+
+def _may_drop(recipe: Recipe) -> bool:
+    """Return whether there may be dropout, as far as a recipe tells: in what learns of the backbone, or in a head."""
+    if any(name not in _DROPLESS for name in (strategy.name for strategy in recipe.strategies)):
+        return True
+    for named, spec in zip(recipe.heads.values(), _asked(recipe), strict=True):
+        known = spec.options.model_fields.get("dropout")
+        # A head without that option may have dropout all the same.
+        if known is None or named.options.get("dropout", known.default):
+            return True
+    return False
+
+
+def _check_mixed(options: GradualMixingOptions, heads: Mapping[str, tuple[HeadSpec, Any]]) -> None:
+    """Raise ``RecipeError`` for a head whose classes are learned of mixed rows and which reads tokens, which are not mixed."""
+    for name, (spec, given) in heads.items():
+        mixed = spec.baseline == "classification" and spec.answers == "input" and not spec.fits
+        if mixed and getattr(given, "pooling", "") == "attention":
+            raise RecipeError(tokens_read(name))
+
+
+def tokens_read(head: str) -> str:
+    """Return what is said of a ``head`` whose features are not mixed."""
+    return (
+        f"strategy 'gradual-mixing' mixes one vector of each input, and head '{head}' reads tokens: choose the pooling 'mean', "
+        "'cls' or 'max'"
+    )
 
 
 def _adversarial(options: AdversarialOptions) -> Strategy:
@@ -180,7 +247,7 @@ def exapt_strategies() -> Iterator[StrategySpec]:
         selects=False,
         excludes=_APART,
         needs=frozenset({"learning"}),
-        check=_some_domain("coral"),
+        check=_matching("coral"),
     )
     yield StrategySpec(
         name="mmd",
@@ -190,7 +257,7 @@ def exapt_strategies() -> Iterator[StrategySpec]:
         selects=False,
         excludes=_APART,
         needs=frozenset({"learning"}),
-        check=_some_domain("mmd"),
+        check=_matching("mmd"),
     )
     yield StrategySpec(
         name="self-training",
@@ -221,4 +288,5 @@ def exapt_strategies() -> Iterator[StrategySpec]:
         excludes=_APART,
         needs=frozenset({"target", "labels"}),
         check=_classifying("gradual-mixing", ("input",)),
+        check_heads=_check_mixed,
     )

@@ -41,6 +41,8 @@ class Learner(Protocol):
     layer: int
     domains: Sequence[str]
     """Names of the domains of the rows that are learned from; none where the recipe does not tell them."""
+    targeted: bool
+    """Whether rows of another domain, which the model is for, come beside them."""
 
     def head(self, name: str) -> Head:
         """Return a head by name."""
@@ -146,13 +148,17 @@ class Seen:
     """What the model made of some rows in one forward pass.
 
     ``features`` are by input and then by what heads read; ``outputs`` and ``targets`` by head; ``rows`` [batch] are the
-    numbers of the rows in their part.
+    numbers of the rows in their part. They are a ``share`` of the step's rows of that part or stream, over all processes; of a
+    stream, ``even`` holds by head the same share [] of the weight of all targets of the step: that of these rows, if all
+    weighed the same.
     """
 
     features: Mapping[str, Mapping[str, Any]]
     outputs: Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
     rows: Tensor
+    share: float = 1.0
+    even: Mapping[str, Tensor] = field(default_factory=dict)
 
     def pooled(self, name: str = "") -> Tensor:
         """Return the mean vectors [batch, width] of an input, the first unless it is named; of kept ones what was kept."""
@@ -206,6 +212,11 @@ class Strategy:
     """Whether features are those of the pretrained model until something was learned."""
     streams: Sequence[str] = ()
     """Rows that are to come beside those of train, as many in a step."""
+    over: str = ""
+    """The stream whose rows its loss is a mean over; empty for the rows that are learned from.
+
+    Where several processes share a step, the loss of each counts as much as its share of these rows.
+    """
     whole: bool = False
     """Whether its loss compares the rows of a step, which then is never split into micro-batches."""
     replaces: int = 0
@@ -277,7 +288,7 @@ class Strategy:
         return losses
 
     def loss(self, step: Step) -> Tensor | None:
-        """Return a loss [] to be added: a mean over the rows of the pass; None if there is none."""
+        """Return a loss [] to be added: a mean over the rows of the pass, those that ``over`` says; None if there is none."""
         return None
 
     def step(self, run: Training, rows: Array, number: int) -> float | None:

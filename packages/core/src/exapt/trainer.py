@@ -154,7 +154,23 @@ class Trainer:
         mine = np.arange(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
         outputs = predict(self.model, rows, mine, self.budget, views=views)
         gathered: dict[int, dict[str, Array]] = dict(gather_object(list(outputs.items())))
-        return score(self.model, rows, [gathered[row] for row in range(len(rows))])
+        answers = [gathered[row] for row in range(len(rows))]
+        # Metrics take no such numbers, and would end in a traceback or call them a result.
+        if not all(np.isfinite(output).all() for answer in answers for output in answer.values()):
+            raise self._diverged("answers", "nan or infinite")
+        report = score(self.model, rows, answers)
+        if not math.isfinite(report["loss"]):
+            raise self._diverged("loss of rows that are only measured", str(report["loss"]))
+        return report
+
+    def _diverged(self, what: str, value: str) -> DataError:
+        position = self.progress.position
+        learned = position.epoch + (position.step > 0)
+        if not learned:
+            return DataError(f"the {what} came out as {value} before anything learned; check the backbone's weights and the labels")
+        return DataError(
+            f"the {what} became {value} in epoch {learned}; lower training.learning_rate or check the labels"
+        )
 
     def _validated(self, valid: Rows) -> Report:
         # To choose an epoch one view does, at a fraction of the cost.

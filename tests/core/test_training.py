@@ -252,6 +252,36 @@ def test_a_loss_that_is_not_finite_ends_the_run(table):
         exapt.train(recipe(table, "full", **training(epochs=20, learning_rate=1e30, clip=0.0, warmup=0.0)))
 
 
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (
+            "sequence-classification",
+            "the answers became nan or infinite in epoch 1; lower training.learning_rate or check the labels",
+        ),
+        (
+            "ridge",
+            "the features to which head 'head' is to be fitted became nan or infinite; lower training.learning_rate or check "
+            "the backbone's weights",
+        ),
+    ],
+)
+def test_answers_that_are_not_finite_after_the_last_step_end_the_run(table, head, what):
+    settings = training(epochs=1, batch_size=64, learning_rate=1e30, warmup=0.0)
+    with pytest.raises(exapt.DataError) as ended:
+        exapt.train(recipe(table, "full", head={"name": head, "label": "kind"}, **settings))
+    assert str(ended.value) == what
+
+
+def test_a_loss_of_valid_rows_that_is_not_finite_ends_the_run(table):
+    settings = training(epochs=1, batch_size=64, head_learning_rate=1e25, warmup=0.0)
+    with pytest.raises(exapt.DataError) as ended:
+        exapt.train(recipe(table, "probe", head={"name": "sequence-regression", "label": "charge"}, **settings))
+    assert str(ended.value) == (
+        "the loss of rows that are only measured became inf in epoch 1; lower training.learning_rate or check the labels"
+    )
+
+
 class Restless(TinyBackbone):
     """Dropout and batch statistics in each block; remembers in which mode its blocks ran."""
 

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from exapt import device as devices
 from exapt.data.batching import micro_batches
-from exapt.errors import PluginError
+from exapt.errors import DataError, PluginError
 from exapt.model import Model
 from exapt.parts import Head, Pooled
 from exapt.rows import Rows
 
 
 def fit_heads(model: Model, rows: Rows, budget: int) -> None:
-    """Fit all heads that are fitted to the features of some rows, without gradients; others stay as they are."""
+    """Fit all heads that are fitted to the features of some rows, without gradients; others stay as they are.
+
+    Raises ``DataError`` for features that are no finite numbers, to which nothing can be fitted.
+    """
     fitted = [name for name in model.heads if model.head(name).fits]
     if not fitted:
         return
@@ -28,6 +31,11 @@ def fit_heads(model: Model, rows: Rows, budget: int) -> None:
         reading: pooled_features(model, rows, reading, budget)
         for reading in {model.head(name).reads for name in fitted}
     }
+    if not all(bool(value.isfinite().all()) for inputs in vectors.values() for value in inputs.values()):
+        raise DataError(
+            f"the features to which head '{fitted[0]}' is to be fitted became nan or infinite; lower "
+            "training.learning_rate or check the backbone's weights"
+        )
     for name in fitted:
         head = model.head(name)
         targets = torch.from_numpy(np.stack(list(rows.targets[name]))).to(device)

@@ -18,11 +18,14 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from exapt.building import build_strategies
 from exapt.data.files import open_writer
 from exapt.errors import DataError, RecipeError
 from exapt.events import Event, Listener, Run, Stopped
 from exapt.pictures import Panel, check_picture, save_curves
+from exapt.plugins import current
 from exapt.recipe import Recipe, read_recipe
+from exapt.resolve import resolve
 from exapt.specs import Options
 from exapt.training import run
 
@@ -170,10 +173,22 @@ def _curves(recipe: Recipe, options: RangeOptions, device: str, listeners: Seque
 
 
 def _tested(recipe: Recipe) -> Recipe:
-    """Return the recipe with peak rates of 1, so that the schedule holds the rates themselves, and no end of its own."""
+    """Return the recipe with peak rates of 1, so that the schedule holds the rates themselves, and no end of its own.
+
+    Strategies that put other weights in place when training is over are left out: a test is over before that.
+    """
+    resolved = resolve(recipe, current())
+    built = build_strategies(resolved).values()
+    strategies = [
+        named.model_dump()
+        for named, strategy in zip(resolved.recipe.strategies, built, strict=True)
+        if not strategy.replaces
+    ]
     training = recipe.training.model_dump(exclude_unset=True)
     training |= {"learning_rate": 1.0, "head_learning_rate": 1.0, "patience": 0, "metric": "", "checkpoint_steps": 0}
-    return read_recipe({**recipe.model_dump(exclude_unset=True), "training": training})
+    # Of the strategies' own, where the recipe says none.
+    training |= {"epochs": resolved.training.epochs}
+    return read_recipe({**recipe.model_dump(exclude_unset=True), "strategies": strategies, "training": training})
 
 
 class _Sweep:
@@ -210,8 +225,9 @@ class _Sweep:
 
     def run(self, recipe: Recipe, device: str, listeners: Sequence[Listener]) -> None:
         """Train until the last rate, or until the loss diverges."""
-        # There is at least one step in an epoch, and the listener ends the run.
-        training = recipe.training.model_copy(update={"epochs": self.first + self.options.steps})
+        # There is at least one step in an epoch, and the listener ends the run; what strategies do in later epochs fits in.
+        epochs = max(recipe.training.epochs, self.first + self.options.steps)
+        training = recipe.training.model_copy(update={"epochs": epochs})
         tested = recipe.model_copy(update={"training": training})
         try:
             run(tested, device=device, listeners=[*listeners, self], parts=("train",), schedule=self.schedule)

@@ -50,6 +50,16 @@ class Limit:
     """Marks an option that says no more than what is refused: an adapter may be loaded with another value of it."""
 
 
+@dataclass(frozen=True)
+class OfLoss:
+    """Marks an option of a head that says what its loss measures: with other values of it, losses cannot be compared."""
+
+
+def loss_options(options: type[Options]) -> list[str]:
+    """Return the names of the options that say what a loss measures."""
+    return [name for name, field in options.model_fields.items() if OfLoss() in field.metadata]
+
+
 def settable(options: type[Options]) -> list[str]:
     """Return the names of the options that an adapter may be loaded with: files, whose content is verified, and limits."""
     return [

@@ -44,7 +44,10 @@ _REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MU
 
 
 Schedule = Callable[[int, bool], float]
-"""The share of its peak that a rate has at a step (from 0), of what learns in the backbone (True) or above it (False)."""
+"""The share of its peak that a rate has at a step (from 0), of what learns in the backbone (True) or above it (False).
+
+Where one is given it has the only say: all that learns does so from the first step, and strategies set no pace of their own.
+"""
 
 
 @dataclass
@@ -76,7 +79,10 @@ class Trainer:
     ) -> None:
         self.options, self.seed, self.tell = options, seed, tell
         self.acting = acting or Acting({}, model)
+        self.paced = schedule is None
         self.schedule = schedule or (lambda step, _: rate_factor(options, step, self.total_steps))
+        if not self.paced:
+            rates = {name: replace(learns, since=0) for name, learns in rates.items()}
         # Not every backbone uses all that learns in every pass, which DDP has to be told.
         ddp = DistributedDataParallelKwargs(find_unused_parameters=bool(rates))
         # A step is the recipe's: no launcher's setting divides it once more.
@@ -94,6 +100,11 @@ class Trainer:
         groups = _parameter_groups(model, options, rates, self.acting)
         # Heads that are fitted in closed form on a frozen backbone leave nothing that steps could move.
         self.learns = any(one.requires_grad for module in (model, self.acting) for one in module.parameters())
+        if not self.learns and options.sampling == "balanced":
+            raise RecipeError(
+                'training.sampling = "balanced" draws the rows of steps, and nothing learns by steps here: the heads are fitted '
+                "to all training rows at once; leave it out"
+            )
         # What learns must be leaf parameters of the wrapped model, so the optimiser is made before the wrapping.
         optimizer = torch.optim.AdamW(groups)
         prepared = self.accelerator.prepare(model, optimizer) if self.learns else (model, optimizer)
@@ -156,7 +167,25 @@ class Trainer:
         mine = np.arange(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
         outputs = predict(self.model, rows, mine, self.budget, views=views)
         gathered: dict[int, dict[str, Array]] = dict(gather_object(list(outputs.items())))
-        return score(self.model, rows, [gathered[row] for row in range(len(rows))])
+        answers = [gathered[row] for row in range(len(rows))]
+        # Metrics take no such numbers, and would end in a traceback or call them a result.
+        if not all(np.isfinite(output).all() for answer in answers for output in answer.values()):
+            raise self._diverged("answers", "nan or infinite")
+        report = score(self.model, rows, answers)
+        if not math.isfinite(report["loss"]):
+            raise self._diverged("loss of rows that are only measured", str(report["loss"]))
+        return report
+
+    def _diverged(self, what: str, value: str) -> DataError:
+        position = self.progress.position
+        learned = position.epoch + (position.step > 0)
+        if not learned:
+            return DataError(
+                f"the {what} came out as {value} before anything learned; check the backbone's weights and the labels"
+            )
+        return DataError(
+            f"the {what} became {value} in epoch {learned}; lower training.learning_rate or check the labels"
+        )
 
     def _validated(self, valid: Rows) -> Report:
         # To choose an epoch one view does, at a fraction of the cost.
@@ -301,7 +330,8 @@ class Trainer:
     def _update(self, number: int) -> None:
         if self.options.clip:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.options.clip)
-        pace = math.prod(one.rate(self.progress.position.epoch) for one in self.acting.strategies.values())
+        strategies = self.acting.strategies.values() if self.paced else ()
+        pace = math.prod(one.rate(self.progress.position.epoch) for one in strategies)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self.schedule(number, group["paced"]) * (pace if group["paced"] else 1.0)
         self.optimizer.step()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from exapt.builtin.heads import PositionOptions
 from exapt.errors import DataError
 from exapt.hookspecs import hookimpl
-from exapt.specs import HeadSpec
+from exapt.specs import HeadSpec, OfLoss
 
 if TYPE_CHECKING:
     from exapt.parts import Head, HeadContext
@@ -24,16 +24,18 @@ class ContactOptions(PositionOptions):
     rank: int = Field(
         32, ge=1, description="Width to which a unit's features are projected before pairs are made of them."
     )
-    min_separation: int = Field(
+    min_separation: Annotated[int, OfLoss()] = Field(
         6,
         ge=1,
         le=24,
         description="Least distance along the sequence: nearer pairs are neither learned, measured nor answered. At most 24, "
         "where long range begins; above 12 there is no precision of medium range.",
     )
-    positive_weight: float = Field(1.0, gt=0, description="Weight in the loss of a pair that is in contact.")
+    positive_weight: Annotated[float, OfLoss()] = Field(
+        1.0, gt=0, description="Weight in the loss of a pair that is in contact."
+    )
     threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which on a pair is named in the answer.")
-    below: float = Field(
+    below: Annotated[float, OfLoss()] = Field(
         0.0,
         ge=0,
         description="A matrix holds distances, and those below this many are contacts; 0 for matrices of 0 and 1.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -20,7 +20,7 @@ from exapt.builtin.heads import (
 )
 from exapt.errors import RecipeError
 from exapt.hookspecs import hookimpl
-from exapt.specs import HeadSpec, Options
+from exapt.specs import HeadSpec, OfLoss, Options
 
 if TYPE_CHECKING:
     from exapt.parts import Head, HeadContext
@@ -66,8 +66,8 @@ class FittedNumbers(FittedOptions):
     """One or many numbers per example."""
 
     targets: tuple[str, ...] = Field((), description="Names of the targets; empty for target_1, target_2, ...")
-    mean: tuple[float, ...] = Field((), description=MEAN)
-    scale: tuple[float, ...] = Field((), description=SCALE)
+    mean: Annotated[tuple[float, ...], OfLoss()] = Field((), description=MEAN)
+    scale: Annotated[tuple[float, ...], OfLoss()] = Field((), description=SCALE)
 
 
 class PrototypeOptions(FittedClasses):

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from exapt.data.labels import class_name, class_order, is_missing, number, numbers, unit_values
 from exapt.errors import DataError, RecipeError
 from exapt.hookspecs import hookimpl
-from exapt.specs import HeadSpec, Options
+from exapt.specs import HeadSpec, OfLoss, Options
 
 if TYPE_CHECKING:
     from exapt.parts import Head, HeadContext
@@ -97,12 +97,14 @@ class PositionOptions(HeadOptions):
 class ClassLossOptions(Options):
     """How heads that tell classes count their mistakes."""
 
-    class_weights: ClassWeights = Field("none", description=_WEIGHTS)
-    loss: Literal["cross-entropy", "focal"] = Field(
+    class_weights: Annotated[ClassWeights, OfLoss()] = Field("none", description=_WEIGHTS)
+    loss: Annotated[Literal["cross-entropy", "focal"], OfLoss()] = Field(
         "cross-entropy",
         description="Cross-entropy, or the focal loss, in which examples that are told well count less.",
     )
-    gamma: float = Field(2.0, ge=0, description="Of the focal loss: how much less; 0 makes it the cross-entropy.")
+    gamma: Annotated[float, OfLoss()] = Field(
+        2.0, ge=0, description="Of the focal loss: how much less; 0 makes it the cross-entropy."
+    )
 
     @model_validator(mode="after")
     def _of_focal(self) -> Self:
@@ -121,8 +123,8 @@ class RegressionOptions(SequenceOptions):
     """Options of ``sequence-regression``."""
 
     targets: tuple[str, ...] = Field((), description="Names of the targets; empty for target_1, target_2, ...")
-    mean: tuple[float, ...] = Field((), description=MEAN)
-    scale: tuple[float, ...] = Field((), description=SCALE)
+    mean: Annotated[tuple[float, ...], OfLoss()] = Field((), description=MEAN)
+    scale: Annotated[tuple[float, ...], OfLoss()] = Field((), description=SCALE)
 
 
 class InteractionOptions(ClassificationOptions):
@@ -138,14 +140,16 @@ class PositionClassificationOptions(ClassLossOptions, PositionOptions):
     """Options of ``position-classification``."""
 
     classes: Classes = Field((), description=CLASSES)
-    ignore: tuple[str, ...] = Field(("",), description="Labels of units that are left out, such as '-'.")
+    ignore: Annotated[tuple[str, ...], OfLoss()] = Field(
+        ("",), description="Labels of units that are left out, such as '-'."
+    )
 
 
 class PositionRegressionOptions(PositionOptions):
     """Options of ``position-regression``."""
 
-    mean: tuple[float, ...] = Field((), description=MEAN)
-    scale: tuple[float, ...] = Field((), description=SCALE)
+    mean: Annotated[tuple[float, ...], OfLoss()] = Field((), description=MEAN)
+    scale: Annotated[tuple[float, ...], OfLoss()] = Field((), description=SCALE)
 
 
 Classified = TypeVar("Classified", ClassificationOptions, PositionClassificationOptions)

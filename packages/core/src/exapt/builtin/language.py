@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from exapt.hookspecs import hookimpl
-from exapt.specs import HeadSpec, Options
+from exapt.specs import HeadSpec, OfLoss, Options
 
 if TYPE_CHECKING:
     from exapt.parts import Head, HeadContext
@@ -25,9 +25,13 @@ class LanguageOptions(Options):
 class MaskedOptions(LanguageOptions):
     """Options of ``masked-lm``."""
 
-    probability: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that is asked for, about.")
-    masked: float = Field(0.8, ge=0, le=1, description="Share of those that is hidden by the mask token.")
-    random: float = Field(
+    probability: Annotated[float, OfLoss()] = Field(
+        0.15, gt=0, lt=1, description="Share of the tokens that is asked for, about."
+    )
+    masked: Annotated[float, OfLoss()] = Field(
+        0.8, ge=0, le=1, description="Share of those that is hidden by the mask token."
+    )
+    random: Annotated[float, OfLoss()] = Field(
         0.1, ge=0, le=1, description="Share of those that a random token replaces; the rest stays as it is."
     )
 

@@ -23,6 +23,7 @@ from exapt.errors import ExaptError, MetricError, RecipeError
 from exapt.events import Event, Listener, Run, Stopped
 from exapt.metrics import better
 from exapt.recipe import read_recipe
+from exapt.searching.aside import aside
 from exapt.searching.folder import SearchFolder
 from exapt.searching.ledger import Ledger
 from exapt.searching.outcome import STATES, Search, shown
@@ -111,11 +112,12 @@ class _Driver:
     def go(self) -> None:
         """Run trials until there are as many as were asked for, or the time is over."""
         while not self.over and (trial := self.ledger.next()) is not None:
-            choices = {key: one.draw(trial, key) for key, one in self.plan.space.dimensions.items()}
+            choices = self.ledger.draw(trial)
             self._announce(f"trial {trial.number + 1} of {self.ledger.wanted}: {shown(choices)}")
-            if not self.ledger.copied(trial) and not self._tried(trial, choices):
-                break
+            ended = self.ledger.copied(trial) or self._tried(trial, choices)
             self.ledger.write()
+            if not ended:
+                break
             self.ledger.refuse_failure()
 
     def _tried(self, trial: Trial, choices: Mapping[str, Any]) -> bool:
@@ -123,7 +125,8 @@ class _Driver:
         watch = _Watch(self, trial)
         heard: list[Listener] = [watch, *self.listeners]
         try:
-            adapted = run(self.plan.space.recipe(choices), device=self.device, listeners=heard, parts=IN_SIGHT)
+            with aside(self.plan.space.recipe(choices), self.ledger.folder.path) as recipe:
+                adapted = run(recipe, device=self.device, listeners=heard, parts=IN_SIGHT)
         except Stopped:
             if watch.ended not in ("pruned", "time"):
                 raise
@@ -154,11 +157,11 @@ class _Driver:
         """Train the best recipe once more, with the test part, and return the outcome with what it reaches there."""
         folder = self.ledger.folder
         self._announce(f"trial {found.best.number} once more, and its test part")
-        begun = folder.best.with_name(f"{folder.best.name}.run").exists()
-        recipe = read_recipe(found.recipe)
+        begun, recipe = folder.begin_final(found.recipe), read_recipe(found.recipe)
         adapted = run(recipe, folder.best, resume=begun, device=self.device, listeners=self.listeners)
         found = replace(found, test=adapted.metrics["test"])
         folder.write_summary(found.as_dict())
+        folder.end_final()
         return found
 
 

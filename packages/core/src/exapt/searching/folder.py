@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 from exapt.data.files import writing
 from exapt.errors import OutputError, RecipeError
+from exapt.searching.aside import MARK
 from exapt.toml_text import toml_of
 
 FORMAT = 1
-_SEARCH, _JOURNAL, _TRIALS = "search.json", "journal.log", "trials.csv"
+_SEARCH, _JOURNAL, _TRIALS, _FINAL = "search.json", "journal.log", "trials.csv", "final.json"
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,32 @@ class SearchFolder:
                 )
 
     def mend(self) -> None:
-        """Take off what an interruption left of the journal: half an entry, and the lock on it."""
+        """Take off what an interruption left: of the journal half an entry and the lock on it, and what a trial wrote."""
+        for left in self.path.glob(f"{MARK}*"):
+            shutil.rmtree(left)
         self.journal.with_name(f"{_JOURNAL}.lock").unlink(missing_ok=True)
         if self.journal.is_file():
             whole = self.journal.read_bytes()
             if whole and not whole.endswith(b"\n"):
                 self.journal.write_bytes(whole[: whole.rfind(b"\n") + 1])
+
+    def begin_final(self, recipe: Mapping[str, Any]) -> bool:
+        """Note which recipe is trained once more; return whether it was begun, and can go on.
+
+        The run of another recipe, which was the best before more trials, is taken away: its test part was not reached.
+        """
+        asked, run = json.loads(json.dumps(recipe)), self.best.with_name(f"{self.best.name}.run")
+        place = self.path / _FINAL
+        if run.exists() and place.is_file() and json.loads(place.read_text(encoding="utf-8")) == asked:
+            return True
+        if run.exists():
+            shutil.rmtree(run)
+        self._write(place, json.dumps(asked, indent=1, ensure_ascii=False))
+        return False
+
+    def end_final(self) -> None:
+        """Take off the note: the adapter says what it was learned by."""
+        (self.path / _FINAL).unlink()
 
     def write_trials(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Write ``trials.csv``, one row a trial."""

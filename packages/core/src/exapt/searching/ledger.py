@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exapt.errors import RecipeError
 from exapt.metrics import better
 from exapt.searching.folder import SearchFolder
-from exapt.searching.outcome import STATES, Search, Tried, cell, whole
+from exapt.searching.outcome import STATES, Search, Tried, cell
 from exapt.searching.plan import Plan, SearchOptions
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ class Ledger:
         number = begun[0].number if begun else sum(trial.state.is_finished() for trial in every)
         if number >= self.options.trials:
             return None
-        # Each trial has a sampler of its own, so that one that goes on draws what an uninterrupted one does.
-        self.study.sampler = optuna.samplers.TPESampler(seed=_seeded(self.plan.seed, number))
         if begun:
             # There is no public way to a trial that an earlier process began.
             return optuna.trial.Trial(self.study, begun[0]._trial_id)
@@ -70,6 +68,17 @@ class Ledger:
                 return None
             self.study.enqueue_trial(untried[0], skip_if_exists=True)
         return self.study.ask()
+
+    def draw(self, trial: Trial) -> dict[str, Any]:
+        """Return what a trial chooses, key by key."""
+        import optuna
+
+        choices = {}
+        for place, (key, one) in enumerate(self.plan.space.dimensions.items()):
+            # Each draw has a sampler of its own, so that a trial that was interrupted between two goes on as it would have.
+            self.study.sampler = optuna.samplers.TPESampler(seed=_seeded(self.plan.seed, trial.number, place))
+            choices[key] = one.draw(trial, key)
+        return choices
 
     def _untried(self, every: Sequence[FrozenTrial]) -> list[dict[str, str]]:
         """Return the combinations that are left, in an order that the seed draws."""
@@ -128,9 +137,7 @@ class Ledger:
         best = self.best
         if best is not None:
             of = f"The best of {len(rows)} trials, {self.plan.key} {best.value:.4g}"
-            self.folder.write_best(
-                whole(self.plan.space.recipe(best.choices)), f"{of}: exapt train best.toml --out ADAPTER"
-            )
+            self.folder.write_best(self.plan.whole(best.choices), f"{of}: exapt train best.toml --out ADAPTER")
 
     def refuse_failure(self) -> None:
         """Raise ``RecipeError`` once it is plain that all trials fail, for one and the same reason."""
@@ -145,8 +152,7 @@ class Ledger:
         if best is None:
             reason = next((one.reason for one in trials if one.reason), "no metric was measured")
             raise RecipeError(f"none of the {len(trials)} trials is complete; the first failed: {reason}")
-        recipe = whole(self.plan.space.recipe(best.choices))
-        found = Search(self.plan.metric, self.plan.rows, trials, best, recipe)
+        found = Search(self.plan.metric, self.plan.rows, trials, best, self.plan.whole(best.choices))
         self.folder.write_summary(found.as_dict())
         return found
 
@@ -166,5 +172,5 @@ def _pruner(name: str) -> BasePruner:
     return optuna.pruners.MedianPruner() if name == "median" else optuna.pruners.NopPruner()
 
 
-def _seeded(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+def _seeded(*of: int) -> int:
+    return int(np.random.SeedSequence(of).generate_state(1)[0])

@@ -110,5 +110,15 @@ def whole(recipe: Recipe) -> dict[str, Any]:
     return {"seed": recipe.seed, "layer": recipe.layer, **plain}
 
 
+def meaning(recipe: Recipe) -> str:
+    """Return what a recipe says, every option as its type has it: the same for two that differ in how they are written."""
+    resolved = resolve(recipe, current())
+    parts = {"backbone": (recipe.backbone.name, resolved.backbone), "tokenizer": ("", resolved.tokenizer)}
+    read = {
+        key: [name or one.offer.spec.name, one.options.model_dump(mode="json")] for key, (name, one) in parts.items()
+    }
+    return json.dumps({**whole(recipe), **read}, sort_keys=True)
+
+
 def _options(chosen: Chosen) -> dict[str, Any]:
     return {key: value for key, value in chosen.options.model_dump(mode="json").items() if value is not None}

@@ -15,6 +15,8 @@ from exapt.metrics import LOWER_IS_BETTER
 from exapt.plugins import current
 from exapt.recipe import read_recipe
 from exapt.resolve import Resolved, resolve
+from exapt.searching.comparable import check_comparable
+from exapt.searching.outcome import whole
 from exapt.searching.section import completed, default_section, read_space
 from exapt.searching.space import Space
 from exapt.specs import Options
@@ -60,6 +62,11 @@ class Plan:
         """How many rows the parts in sight have."""
         return {part: self.data["rows"][part] for part in IN_SIGHT}
 
+    def whole(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the recipe of some choices with all its defaults, and with the metric that chose it."""
+        found = whole(self.space.recipe(choices))
+        return {**found, "training": {**found["training"], "metric": self.metric}}
+
     def identity(self, options: SearchOptions) -> dict[str, Any]:
         """Return all on which trials depend: a search goes on only with the same."""
         return {
@@ -90,7 +97,9 @@ def planned(given: Mapping[str, Any], section: Mapping[str, Any] | None, final: 
         )
     others = {name: getattr(resolved.recipe, name) for name in ("target", "reference")}
     beside = {name: table_sha256(data.path, data.format) for name, data in others.items() if data is not None}
-    return Plan(space, _metric(resolved.infer(table.labels("train"))), {**table.facts, **beside})
+    metric = _metric(resolved.infer(table.labels("train")))
+    check_comparable(space, metric)
+    return Plan(space, metric, {**table.facts, **beside})
 
 
 def _default(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from exapt.errors import ExaptError, RecipeError, did_you_mean, listed
 from exapt.plugins import current
 from exapt.recipe import HeadChoice, Recipe, TrainingOptions, parsed, read_recipe
 from exapt.resolve import Chosen, Resolved, resolve
-from exapt.searching.space import SINGULAR, Choices, Range, Space, place
+from exapt.searching.outcome import meaning
+from exapt.searching.space import SINGULAR, Choices, Range, Space, place, settled
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -76,15 +77,13 @@ def read_space(given: Mapping[str, Any], section: Any) -> Space:
     fields = _fields(base)
     for key in flat:
         _check_known(key, fields)
-        _check_whole(key, flat)
+    _check_apart(base, flat)
     dimensions = {key: _dimension(key, value, fields[key]) for key, value in flat.items()}
     for key, one in dimensions.items():
         place(base, key, one.tried[0])
     space = Space(base, dimensions)
-    for key, one in dimensions.items():
-        for value in one.tried:
-            _check_choice(space, key, value)
-    return space
+    checked = {key: _checked(space, key, one) for key, one in dimensions.items()}
+    return Space(base, checked)
 
 
 def default_section(resolved: Resolved, layers: int, top: int) -> dict[str, Any]:
@@ -139,17 +138,21 @@ def _check_known(key: str, known: Mapping[str, Any]) -> None:
     raise RecipeError(f"search: unknown key '{key}'.{did_you_mean(key, known)} Known: {listed(near)}")
 
 
-def _check_whole(key: str, keys: Collection[str]) -> None:
-    """Raise ``RecipeError`` for an option of what is itself chosen as a whole."""
-    section, _, option = key.partition(".")
-    twins = {"strategy": "strategies", "augmentation": "augmentations", "head": "heads"}
-    same = {section, twins.get(section, section), *(one for one, several in twins.items() if several == section)}
-    others = [other for other in keys if other != key and other in {*same, f"heads.{option.partition('.')[0]}"}]
-    if others:
-        raise RecipeError(
-            f"search: '{key}' and '{others[0]}' change the same: write options beside the name of a choice, "
-            '{name = "...", OPTION = ...}'
-        )
+def _check_apart(base: Mapping[str, Any], keys: Collection[str]) -> None:
+    """Raise ``RecipeError`` for two keys of one place, and for an option of what is itself chosen as a whole."""
+    places: dict[str, str] = {}
+    for key in keys:
+        here = settled(base, key)
+        if here in places:
+            raise RecipeError(f"search: '{places[here]}' and '{key}' are one and the same: leave one of them out")
+        places[here] = key
+    for here, key in places.items():
+        wholes = [other for there, other in places.items() if here.startswith(f"{there}.")]
+        if wholes:
+            raise RecipeError(
+                f"search: '{key}' and '{wholes[0]}' change the same: write options beside the name of a choice, "
+                '{name = "...", OPTION = ...}'
+            )
 
 
 def _check_shape(key: str, value: Any) -> None:
@@ -195,11 +198,16 @@ def _dimension(key: str, value: Any, field: FieldInfo | None) -> Choices | Range
     return Range(low, high, log, kind is int)
 
 
-def _check_choice(space: Space, key: str, value: Any) -> None:
-    try:
-        resolve(space.recipe({key: value}), current())
-    except ExaptError as error:
-        raise RecipeError(f"search.{key}, {json.dumps(value)}: {error}") from None
+def _checked(space: Space, key: str, one: Choices | Range) -> Choices | Range:
+    """Return the same choices, but of those that make one and the same recipe, such as 0 and 0.0, the first alone."""
+    meanings: dict[str, Any] = {}
+    for value in one.tried:
+        try:
+            recipe = space.recipe({key: value})
+            meanings.setdefault(meaning(recipe), value)
+        except ExaptError as error:
+            raise RecipeError(f"search.{key}, {json.dumps(value)}: {error}") from None
+    return Choices(tuple(meanings.values())) if isinstance(one, Choices) else one
 
 
 def completed(given: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,6 +234,9 @@ def _fields(base: Mapping[str, Any]) -> dict[str, FieldInfo | None]:
     """Return the keys of a recipe that may be searched, with those of its components' options."""
     resolved = resolve(read_recipe(base), current())
     found = {**_plain_fields(), **_options("backbone", resolved.backbone), **_options("tokenizer", resolved.tokenizer)}
+    if len(resolved.heads) > 1:
+        # It stands for the only one.
+        del found["head"]
     for name, head in resolved.heads.items():
         own = {f"heads.{name}": None, **_options(f"heads.{name}", head)}
         found |= {**own, f"heads.{name}.weight": HeadChoice.model_fields["weight"]}
@@ -233,8 +244,9 @@ def _fields(base: Mapping[str, Any]) -> dict[str, FieldInfo | None]:
             found |= _options("head", head)
     several = {"strategies": resolved.strategies, "augmentations": resolved.augmentations}
     for section, components in several.items():
-        for chosen in components:
-            found |= _options(f"{section}.{chosen.offer.spec.name}", chosen)
+        # By their names in the recipe, which may say whose a component is.
+        for named, chosen in zip(getattr(resolved.recipe, section), components, strict=True):
+            found |= _options(f"{section}.{named.name}", chosen)
     for one, many in SINGULAR.items():
         if len(base.get(many, ())) == 1:
             found |= _options(one, several[many][-1])

@@ -100,6 +100,17 @@ class Space:
         return {key: one.plain() for key, one in self.dimensions.items()}
 
 
+def settled(recipe: Mapping[str, Any], key: str) -> str:
+    """Return the one key of a place in a recipe whose components all stand in the plural, of which it may have several."""
+    section, dot, rest = key.partition(".")
+    many = SINGULAR.get(section, section)
+    if section in SINGULAR and rest:
+        return f"{many}.{recipe[many][-1]['name']}.{rest}"
+    if section == "head":
+        return f"heads.{next(iter(recipe['heads']))}{dot}{rest}"
+    return f"{many}{dot}{rest}"
+
+
 def place(recipe: dict[str, Any], key: str, value: Any) -> None:
     """Put a value where its key leads in a recipe whose components all stand in the plural."""
     section, _, rest = key.partition(".")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from exapt import AugmentationSpec, BackboneSpec, Checkpoint, HeadSpec, Options, Sourced, TokenizerSpec
+from exapt import AugmentationSpec, BackboneSpec, Checkpoint, HeadSpec, OfLoss, Options, Sourced, TokenizerSpec
 from exapt_esm.proteinmpnn.probes import PROBES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class InverseFoldingOptions(Options):
     """Options of ``inverse-folding``."""
 
     inputs: tuple[str] = Field(("structure",), description="The input whose letters are asked for.")
-    smoothing: float = Field(
+    smoothing: Annotated[float, OfLoss()] = Field(
         0.1,
         ge=0,
         le=1,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from exapt import BackboneSpec, HeadSpec, LocalPath, Options, TokenizerSpec
+from exapt import BackboneSpec, HeadSpec, LocalPath, OfLoss, Options, TokenizerSpec
 from exapt_singlecell.options import CellBackboneOptions, CellTokenizerOptions
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class MaskedExpressionOptions(Options):
     """Options of ``masked-expression``."""
 
     inputs: tuple[str] = Field(("cell",), description="The input whose expression is asked for.")
-    probability: float = Field(
+    probability: Annotated[float, OfLoss()] = Field(
         0.5, gt=0, lt=1, description="Share of a cell's genes whose expression is hidden and asked for, about."
     )
 

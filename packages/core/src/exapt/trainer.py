@@ -114,6 +114,7 @@ class Trainer:
         for; what they tell of the run is in ``report``.
         """
         self.streams = streams or {}
+        self._refuse_idle_epochs()
         self.under_way = UnderWay(self, train, valid)
         strategies = self.acting.strategies
         self._resume(checkpoints)
@@ -327,8 +328,18 @@ class Trainer:
                 f"Known: {listed(known)}"
             )
 
+    def _refuse_idle_epochs(self) -> None:
+        first = min(group["since"] for group in self.optimizer.param_groups)
+        if self.learns and first:
+            raise RecipeError(
+                f"nothing learns by steps before epoch {first + 1}, since the heads are fitted: let a part of the backbone "
+                "learn from the first epoch on"
+            )
+
     def _patience_is_over(self) -> bool:
-        waited = self.progress.position.epoch - 1 - self.progress.best_epoch
+        # Before the last part has begun to learn, an epoch without progress says nothing of what that part will do.
+        last = max(group["since"] for group in self.optimizer.param_groups)
+        waited = self.progress.position.epoch - 1 - max(self.progress.best_epoch, last - 1)
         return bool(self.options.patience and self.progress.best_epoch >= 0 and waited >= self.options.patience)
 
     def _keep(self, checkpoints: Checkpoints) -> None:

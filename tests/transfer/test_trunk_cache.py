@@ -20,7 +20,7 @@ from exapt.installed import cache_folder
 from exapt.model import Model
 from exapt.plugins import current
 from exapt.trunk import kept_states
-from runs import listened
+from runs import contents, listened
 from singlecell.geneformer_models import GIVEN, inputs_of
 from transfer.modalities import BACKBONES, parts, recipe, table
 
@@ -240,3 +240,19 @@ def test_without_room_on_the_disk_a_run_goes_on(tables, monkeypatch):
         f"free in '{cache_folder() / 'features'}'; name another folder in EXAPT_CACHE"
     ]
     assert kept() == []
+
+
+def test_a_run_resumed_in_the_last_epoch_of_a_stage_is_the_straight_one(tables, tmp_path):
+    strategies = ["full", {"name": "gradual-unfreezing", "head_epochs": 2, "blocks": 2}]
+    # A budget below that of the cache, so that rows pass the lower blocks beside others where nothing is kept.
+    given = asked(tables, strategies=strategies, epochs=3, batch_size=8, max_tokens=60)
+    exapt.train(given, tmp_path / "straight")
+
+    def stop(run, event):
+        if event.name == "epoch" and event.facts["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exapt.train(given, tmp_path / "again", listeners=[stop])
+    exapt.train(given, tmp_path / "again", resume=True)
+    assert contents(tmp_path / "again") == contents(tmp_path / "straight")

@@ -233,8 +233,8 @@ FAULTS = {
     ),
     "a plan longer than training": (
         ["full", UNFREEZING],
-        "strategy 'gradual-unfreezing': its last stage begins with epoch 3, and training.epochs is 2: train for longer, or "
-        "let more blocks learn in each stage",
+        "strategy 'gradual-unfreezing': what learns last begins with epoch 3, and training.epochs is 2: train for longer, or "
+        "let it begin earlier",
     ),
     "more blocks than there are": (
         ["full", UNFREEZING | {"stages": [{"blocks": 1}, {"blocks": 7}]}],

@@ -136,7 +136,7 @@ def _long_enough(options: UnfreezingOptions, recipe: Recipe) -> None:
     """Raise ``RecipeError`` if the stages take longer than the training that the recipe asks for."""
     training = recipe.training
     least = options.epochs or options.head_epochs + 1
-    if "epochs" in training.model_fields_set and training.epochs < least:
+    if training.epochs < least:
         what = f"stages of {least} epochs" if options.stages else f"{options.head_epochs} epochs of the heads and more"
         raise RecipeError(
             f"strategy 'gradual-unfreezing' has {what}, and training.epochs is {training.epochs}: make that {least} or more"

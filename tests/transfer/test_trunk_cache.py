@@ -21,7 +21,7 @@ from exapt.features import FeatureKey
 from exapt.installed import cache_folder
 from exapt.model import Model
 from exapt.plugins import current
-from exapt.trunk import kept_states
+from exapt.trunk import KeptStates, kept_states
 from runs import contents, listened
 from singlecell.geneformer_models import GIVEN, inputs_of
 from transfer.modalities import BACKBONES, parts, recipe, table
@@ -295,3 +295,14 @@ def test_a_disk_that_fills_up_is_noticed_before_the_states_are_written(tables, m
         f"'{cache_folder() / 'features'}': No space left on device; name another folder in EXAPT_CACHE"
     ]
     assert list(cache_folder().glob("features/*")) == []
+
+
+def test_states_that_another_run_made_room_of_meanwhile_are_done_without(tables, monkeypatch):
+    def gone(self, folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(KeptStates, "__init__", gone)
+    _, heard = listened(asked(tables, epochs=2))
+    (said,) = heard.of("note", "text")[1:]
+    assert said.startswith("each epoch computes anew what frozen blocks give: states kept in '")
+    assert said.endswith("' cannot be read: No such file or directory")

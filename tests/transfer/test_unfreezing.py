@@ -1,12 +1,13 @@
 """Gradual unfreezing and discriminative rates: what learns when, how far it moves, and plans that cannot be kept."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
 import exapt
-from exapt import BackboneSpec, RecipeError, StrategySpec, hookimpl
+from exapt import BackboneSpec, HeadSpec, RecipeError, StrategySpec, hookimpl
 from exapt.building import build_backbone, build_strategies
 from exapt.installed import chosen, installed
 from exapt.model import backbone_state
@@ -62,6 +63,12 @@ class Others:
     @hookimpl
     def exapt_strategies(self):
         yield StrategySpec(name="watching", summary="Watches.", selects=False, build=lambda _: Watching())
+
+    @hookimpl
+    def exapt_heads(self):
+        ridge = current().get(HeadSpec, "ridge").spec
+        # As an author writes it who has not heard of ``learns``.
+        yield replace(ridge, name="quiet", learns=True)
 
     @hookimpl
     def exapt_tokenizers(self):
@@ -362,3 +369,14 @@ def test_what_is_no_number_of_blocks_is_told_so(tables):
             f"strategies.1 'gradual-unfreezing': 'stages.0.blocks' is {given!r}: write how many of the top blocks learn, or "
             '"all"'
         )
+
+
+def test_a_head_that_does_not_say_that_it_is_fitted_whole_is_found_out_before_the_first_step(tables):
+    with beside(), pytest.raises(RecipeError) as caught:
+        exapt.train(asked(tables, "full", UNFREEZING, epochs=3) | {"head": {"name": "quiet", "label": "kind"}})
+    assert str(caught.value) == (
+        "nothing learns by steps before epoch 2, since the heads are fitted: let a part of the backbone learn from the first "
+        "epoch on"
+    )
+    with pytest.raises(ValueError, match="head 'quiet' neither learns nor is fitted"):
+        replace(current().get(HeadSpec, "sequence-classification").spec, name="quiet", learns=False)

@@ -60,10 +60,10 @@ def kept_states(
             progress(done, len(encodings))
 
     folder = kept_folder(key, lambda folder: _write(folder, passes(), encodings))
-    # Its date tells whoever looks for room that it was asked for just now; a cache that can only be read keeps its dates.
-    with suppress(PermissionError):
-        os.utime(folder / _FILE)
     try:
+        # Its date tells whoever looks for room that it was asked for just now; a cache that can only be read keeps its own.
+        with suppress(PermissionError):
+            os.utime(folder / _FILE)
         return KeptStates(folder)
     except OSError as error:
         raise OutputError(f"states kept in '{folder}' cannot be read: {error.strerror or error}") from None

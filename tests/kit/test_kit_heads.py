@@ -121,6 +121,7 @@ def of(kind, infer=classes_sorted):
         build=lambda options, context: kind(options.classes, context.widths["sequence"]),
         answers="unit" if issubclass(kind, PlainUnits) else "input",
         fits=issubclass(kind, Means),
+        learns=not issubclass(kind, Means) or kind is MeansAndMore,
     )
 
 
@@ -134,6 +135,10 @@ class SaysFitted(Plain):
 
 class FittedToTokens(Means):
     reads = "tokens"
+
+
+class MeansAndMore(Means):
+    """Says that it learns, and has nothing that steps could move."""
 
 
 class MeansRunOn(Means):
@@ -263,6 +268,10 @@ class ScaleForgotten(Plain):
 FAULTS = [
     (of(SaysUnlabelled), "as-specified: the specification says labelled = True, the module says False"),
     (of(SaysFitted), "as-specified: the specification says fits = False, the module says True"),
+    (
+        of(MeansAndMore),
+        "as-specified: the specification says learns = True, and the module has no parameters that learn",
+    ),
     (of(FittedToTokens), "as-specified: it is fitted to pooled features, and reads all tokens"),
     (
         of(MeansRunOn),

@@ -8,7 +8,9 @@ import torch
 
 import exapt
 from exapt import AdapterError, ComponentError, DataError, OutputError, RecipeError
+from exapt.checkpoint import Checkpoints
 from exapt.cli import cli
+from exapt.errors import ExaptError
 from transfer.modalities import BACKBONES, INPUTS, LANGUAGE, MODALITIES, table
 
 
@@ -214,3 +216,98 @@ def test_the_command_runs_a_plan(tmp_path):
     done = CliRunner().invoke(cli, ["train", str(plan), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "stage 2 of 2, 'question'" in done.stderr
+
+
+QUESTION = {"name": "question", "head": {"name": "sequence-classification", "label": "kind"}}
+LATE = {
+    "a target that is not there": (
+        {"strategies": ["full", "coral"], "target": {"path": "nowhere.csv"}},
+        "target: there is no file 'nowhere.csv'",
+    ),
+    "a reference that is not there": (
+        {"strategy": "full", "reference": {"path": "nowhere.csv"}},
+        "reference: there is no file 'nowhere.csv'",
+    ),
+    "a layer beyond the last": (
+        {"strategy": "probe", "layer": 9},
+        "there is no layer 9: '{backbone}' has layers 0 to 2",
+    ),
+    "more blocks than there are": (
+        {"strategies": [{"name": "partial", "blocks": 9}]},
+        "strategy 'partial' wants the top 9 blocks; this backbone has 2",
+    ),
+    "more blocks to unfreeze than there are": (
+        {"strategies": ["full", {"name": "gradual-unfreezing", "stages": [{"blocks": 7}]}]},
+        "strategy 'gradual-unfreezing': stage 1 lets 7 blocks learn, and what the heads read depends on 2",
+    ),
+    "stages beyond the last epoch": (
+        {"strategies": ["full", "gradual-unfreezing"], "training": {"epochs": 2}},
+        "strategy 'gradual-unfreezing': what learns last begins with epoch 3, and training.epochs is 2: train for longer, or "
+        "let it begin earlier",
+    ),
+    "an average that never begins": (
+        {"strategies": ["full", {"name": "swa", "epoch": 9}], "training": {"epochs": 2}},
+        "strategy 'swa' averages from epoch 9 on, and training has 2: lower its epoch",
+    ),
+    "a metric that there is not": (
+        {"strategy": "full", "training": {"metric": "acuracy"}},
+        "training.metric 'acuracy' is not measured here. Did you mean 'accuracy'? Known: ",
+    ),
+    "a class of valid that is none of train's": (
+        {"strategy": "full", "data": {"path": "strange.csv"}},
+        "label 'kind': no row of train has the class 'odd' (2 rows of valid, first id 's17')",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", LATE)
+def test_what_is_wrong_with_a_later_stage_is_told_before_the_first(fault, tmp_path, monkeypatch):
+    changes, said = LATE[fault]
+    path = table("protein", tmp_path / "rows.csv", rows=24)
+    monkeypatch.chdir(tmp_path)
+    lines = path.read_text().splitlines()
+    (tmp_path / "strange.csv").write_text(
+        "\n".join(line.replace("k1", "odd") if "valid" in line else line for line in lines)
+    )
+    plan = staged("protein", path)
+    plan["stages"] = [plan["stages"][0], QUESTION | changes]
+    heard = []
+    with pytest.raises(ExaptError) as caught:
+        exapt.train(plan, tmp_path / "out", listeners=[lambda run, event: heard.append(event.name)])
+    assert str(caught.value).startswith(f"stage 'question': {said.format(backbone=BACKBONES['protein'])}")
+    assert heard == []
+    assert not (tmp_path / "out.stages").exists()
+
+
+def test_what_goes_wrong_in_a_stage_is_told_with_its_name(tmp_path):
+    path = table("protein", tmp_path / "rows.csv", rows=24)
+    plan = staged("protein", path, second="probe")
+    plan["stages"][1]["training"] = {"head_learning_rate": 1e37, "weight_decay": 0, "epochs": 3}
+    with pytest.raises(DataError, match="stage 'question': the loss became"):
+        exapt.train(plan, tmp_path / "out")
+
+
+def test_a_stage_that_ended_just_before_the_run_did_is_behind(tmp_path, monkeypatch):
+    path = table("protein", tmp_path / "rows.csv", rows=24)
+    plan = staged("protein", path)
+
+    def ended(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        # The first thing that a run does once its adapter is written.
+        patched.setattr(Checkpoints, "clear", ended)
+        with pytest.raises(KeyboardInterrupt):
+            exapt.train(plan, tmp_path / "out")
+    first = tmp_path / "out.stages" / "1-domain"
+    before = (first / "exapt.json").stat().st_mtime_ns
+    exapt.train(plan, tmp_path / "out", resume=True)
+    assert (first / "exapt.json").stat().st_mtime_ns == before
+    shutil.rmtree(tmp_path / "out")
+    mark = first.with_name("1-domain.json")
+    mark.unlink()
+    with pytest.raises(RecipeError) as caught:
+        exapt.train(plan, tmp_path / "out", resume=True)
+    assert str(caught.value) == (
+        f"'{mark}', which says what '1-domain' was learned from, is missing: remove '{first}' to learn that stage anew"
+    )

@@ -1,7 +1,9 @@
 """States below what learns: computed once, not in each epoch, and nothing that is learned depends on it."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -19,8 +21,8 @@ from exapt.features import FeatureKey
 from exapt.installed import cache_folder
 from exapt.model import Model
 from exapt.plugins import current
-from exapt.trunk import kept_states
-from runs import listened
+from exapt.trunk import KeptStates, kept_states
+from runs import contents, listened
 from singlecell.geneformer_models import GIVEN, inputs_of
 from transfer.modalities import BACKBONES, parts, recipe, table
 
@@ -63,6 +65,7 @@ def structures(path):
 def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
     return {modality: table(modality, folder / f"{modality}.csv", rows=24) for modality in BACKBONES} | {
+        "other": table("protein", folder / "other.csv", rows=24, seed=1),
         "geneformer": geneformer_cells(folder / "geneformer.jsonl"),
         "proteinmpnn": structures(folder / "structures.csv"),
         # Its golden checkpoint has no word pieces.
@@ -237,6 +240,69 @@ def test_without_room_on_the_disk_a_run_goes_on(tables, monkeypatch):
     _, heard = listened(asked(tables, epochs=2))
     assert heard.of("note", "text")[1:] == [
         "each epoch computes anew what frozen blocks give: states of frozen blocks would take 0.0 GiB of the 0.0 that are "
-        f"free in '{cache_folder() / 'features'}'; name another folder in EXAPT_CACHE"
+        f"free in '{cache_folder() / 'features'}' or hold such states; name another folder in EXAPT_CACHE"
     ]
     assert kept() == []
+
+
+def test_a_run_resumed_in_the_last_epoch_of_a_stage_is_the_straight_one(tables, tmp_path):
+    strategies = ["full", {"name": "gradual-unfreezing", "head_epochs": 2, "blocks": 2}]
+    # A budget below that of the cache, so that rows pass the lower blocks beside others where nothing is kept.
+    given = asked(tables, strategies=strategies, epochs=3, batch_size=8, max_tokens=60)
+    exapt.train(given, tmp_path / "straight")
+
+    def stop(run, event):
+        if event.name == "epoch" and event.facts["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exapt.train(given, tmp_path / "again", listeners=[stop])
+    exapt.train(given, tmp_path / "again", resume=True)
+    assert contents(tmp_path / "again") == contents(tmp_path / "straight")
+
+
+def test_states_that_were_not_asked_for_the_longest_make_room(tables, monkeypatch):
+    def run(seconds, precision):
+        exapt.train(asked(tables, epochs=2, precision=precision))
+        (new,) = set(cache_folder().glob("features/*/states.npy")) - set(seen)
+        seen[new] = new.stat().st_size
+        os.utime(new, (seconds, seconds))
+        return new
+
+    seen = {}
+    first, second = run(2, "fp32"), run(1, "bf16")
+    # Asked for once more, the first is the newer one.
+    exapt.train(asked(tables, epochs=2))
+    assert first.stat().st_mtime > 2
+    os.utime(first, (2, 2))
+    # In bf16 they are half as large: half of the disk has room for two in fp32, and hardly for more.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * seen[first]))
+    exapt.train(asked(tables, epochs=2) | {"data": asked(tables)["data"] | {"path": str(tables["other"])}})
+    assert first.exists()
+    assert not second.exists()
+    assert len(kept()) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no room can be reserved on this system")
+def test_a_disk_that_fills_up_is_noticed_before_the_states_are_written(tables, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    _, heard = listened(asked(tables, epochs=2))
+    assert heard.of("note", "text")[1:] == [
+        "each epoch computes anew what frozen blocks give: features cannot be kept in "
+        f"'{cache_folder() / 'features'}': No space left on device; name another folder in EXAPT_CACHE"
+    ]
+    assert list(cache_folder().glob("features/*")) == []
+
+
+def test_states_that_another_run_made_room_of_meanwhile_are_done_without(tables, monkeypatch):
+    def gone(self, folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(KeptStates, "__init__", gone)
+    _, heard = listened(asked(tables, epochs=2))
+    (said,) = heard.of("note", "text")[1:]
+    assert said.startswith("each epoch computes anew what frozen blocks give: states kept in '")
+    assert said.endswith("' cannot be read: No such file or directory")

@@ -1,12 +1,13 @@
 """Gradual unfreezing and discriminative rates: what learns when, how far it moves, and plans that cannot be kept."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
 import exapt
-from exapt import BackboneSpec, RecipeError, StrategySpec, hookimpl
+from exapt import BackboneSpec, HeadSpec, RecipeError, StrategySpec, hookimpl
 from exapt.building import build_backbone, build_strategies
 from exapt.installed import chosen, installed
 from exapt.model import backbone_state
@@ -62,6 +63,12 @@ class Others:
     @hookimpl
     def exapt_strategies(self):
         yield StrategySpec(name="watching", summary="Watches.", selects=False, build=lambda _: Watching())
+
+    @hookimpl
+    def exapt_heads(self):
+        ridge = current().get(HeadSpec, "ridge").spec
+        # As an author writes it who has not heard of ``learns``.
+        yield replace(ridge, name="quiet", learns=True)
 
     @hookimpl
     def exapt_tokenizers(self):
@@ -233,8 +240,8 @@ FAULTS = {
     ),
     "a plan longer than training": (
         ["full", UNFREEZING],
-        "strategy 'gradual-unfreezing': its last stage begins with epoch 3, and training.epochs is 2: train for longer, or "
-        "let more blocks learn in each stage",
+        "strategy 'gradual-unfreezing': what learns last begins with epoch 3, and training.epochs is 2: train for longer, or "
+        "let it begin earlier",
     ),
     "more blocks than there are": (
         ["full", UNFREEZING | {"stages": [{"blocks": 1}, {"blocks": 7}]}],
@@ -305,3 +312,71 @@ def test_a_model_without_blocks_is_refused(strategy, tables):
         str(caught.value)
         == f"strategy '{strategy}' goes block by block, and what the heads read lies before all of them"
     )
+
+
+FITTED = ["prototypes", "ridge", "nearest-neighbours"]
+ALONE = "are fitted, not trained, so that nothing would learn in the epochs of the heads alone: "
+
+
+@pytest.mark.parametrize("head", FITTED)
+def test_epochs_of_fitted_heads_alone_are_refused(head, tables):
+    fitted = {"head": {"name": head, "label": "kind"}}
+    for options, instead in (
+        ({}, "set head_epochs = 0"),
+        ({"stages": [{"blocks": 0}, {"blocks": 1}]}, "leave out the stage with blocks = 0"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            resolve(read_recipe(asked(tables, "full", UNFREEZING | options, epochs=3) | fitted), current())
+        assert str(caught.value) == f"strategy 'gradual-unfreezing': the heads ({head}) {ALONE}{instead}"
+    steps, _ = moved(asked(tables, "full", UNFREEZING | {"head_epochs": 0}, epochs=2) | fitted)
+    assert [bool(step > 0) for step in steps[0]] == [False, False, True]
+    assert (steps[1] > 0).all()
+
+
+def test_heads_that_learn_beside_what_is_fitted_may_go_first(tables):
+    both = {
+        "kind": {"name": "sequence-classification", "label": "kind"},
+        "near": {"name": "prototypes", "label": "kind"},
+    }
+    for heads in ({"head": {"name": "contrastive", "label": "kind"}}, {"heads": both}):
+        given = asked(tables, "full", UNFREEZING, epochs=3) | heads
+        if "heads" in heads:
+            del given["head"]
+        steps, _ = moved(given)
+        assert (steps[0] == 0).all()
+        assert (steps[2] > 0).all()
+
+
+def test_patience_waits_until_all_has_begun_to_learn(tables):
+    def epochs(*strategies, **training):
+        heard = []
+        # Heads that hardly move: no epoch of theirs is better than the first.
+        training = {"head_learning_rate": 1e-12, "metric": "accuracy"} | training
+        exapt.train(asked(tables, *strategies, **training), listeners=[lambda run, event: heard.append(event.name)])
+        return heard.count("epoch")
+
+    late = UNFREEZING | {"stages": [{"blocks": 0, "epochs": 4}, {"blocks": 1, "epochs": 4, "rate": 1e-9}]}
+    assert epochs("probe", epochs=8, patience=2) == 3
+    assert epochs("full", late, patience=2) == 6
+    assert epochs("full", late, {"name": "early-stopping", "patience": 3}, patience=3) == 7
+
+
+def test_what_is_no_number_of_blocks_is_told_so(tables):
+    for given in (True, 1.5, "top"):
+        with pytest.raises(RecipeError) as caught:
+            resolve(read_recipe(asked(tables, "full", UNFREEZING | {"stages": [{"blocks": given}]})), current())
+        assert str(caught.value) == (
+            f"strategies.1 'gradual-unfreezing': 'stages.0.blocks' is {given!r}: write how many of the top blocks learn, or "
+            '"all"'
+        )
+
+
+def test_a_head_that_does_not_say_that_it_is_fitted_whole_is_found_out_before_the_first_step(tables):
+    with beside(), pytest.raises(RecipeError) as caught:
+        exapt.train(asked(tables, "full", UNFREEZING, epochs=3) | {"head": {"name": "quiet", "label": "kind"}})
+    assert str(caught.value) == (
+        "nothing learns by steps before epoch 2, since the heads are fitted: let a part of the backbone learn from the first "
+        "epoch on"
+    )
+    with pytest.raises(ValueError, match="head 'quiet' neither learns nor is fitted"):
+        replace(current().get(HeadSpec, "sequence-classification").spec, name="quiet", learns=False)

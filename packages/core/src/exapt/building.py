@@ -146,7 +146,7 @@ def build_model(
     weights = {name: head.weight for name, head in resolved.heads.items()}
     model = Model(backbone, heads, weights, resolved.recipe.layer)
     model.questions = resolved.as_recipe()["heads"]
-    rates = apply_strategies(model, strategies)
+    rates = apply_strategies(model, strategies, resolved.training.epochs)
     model.precision = devices.resolve_precision(resolved.training.precision, device)
     return model.to(device), rates
 

@@ -21,6 +21,7 @@ from exapt.installed import cache_folder
 from exapt.parts import NO_UNIT, Array, Backbone, Encoding, Features, Pooled
 
 TOKENS = "tokens"
+UNDER_WAY = "under-way-"
 _NOTE = "key.json"
 
 
@@ -148,7 +149,7 @@ def _sha256(path: Path) -> str:
 
 def _compute(key: FeatureKey, folder: Path, write: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    under_way = Path(tempfile.mkdtemp(prefix="under-way-", dir=folder.parent))
+    under_way = Path(tempfile.mkdtemp(prefix=UNDER_WAY, dir=folder.parent))
     try:
         write(under_way)
         note = {"key": asdict(key), "sha256": {path.name: _sha256(path) for path in under_way.iterdir()}}

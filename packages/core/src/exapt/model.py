@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -260,11 +261,11 @@ def backbone_state(backbone: Backbone) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if seen.get(id(value), name) == name}
 
 
-def apply_strategies(model: Model, strategies: Mapping[str, Strategy]) -> dict[str, Learns]:
+def apply_strategies(model: Model, strategies: Mapping[str, Strategy], epochs: float = math.inf) -> dict[str, Learns]:
     """Let each strategy prepare the backbone, then set ``requires_grad`` once, to the union of what they let learn.
 
     Returns how each backbone parameter that learns does. Raises ``RecipeError`` if a strategy names a parameter that there
-    is not, or two name one at different rates.
+    is not, or lets one learn only after all ``epochs``, or two name one at different rates.
     """
     backbone = model.backbone
     for strategy in strategies.values():
@@ -272,8 +273,14 @@ def apply_strategies(model: Model, strategies: Mapping[str, Strategy]) -> dict[s
     learns = [learns for strategy in strategies.values() for learns in strategy.learns(backbone)]
     # Two that disagree are told so before any rearranges them.
     _by_name(learns)
-    for strategy in strategies.values():
+    for name, strategy in strategies.items():
         learns = list(strategy.arrange(backbone, learns))
+        last = max((one.since for one in learns), default=0)
+        if last >= epochs:
+            raise RecipeError(
+                f"strategy '{name}': what learns last begins with epoch {last + 1}, and training.epochs is {epochs}: train for "
+                "longer, or let it begin earlier"
+            )
     rates = _by_name(learns)
     parameters = dict(backbone.named_parameters())
     unknown = sorted(set(rates) - set(parameters))

@@ -224,7 +224,10 @@ class TrainingOptions(Options):
     )
     clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 for no clipping.")
     patience: int = Field(
-        0, ge=0, description="Stop after this many epochs without a better metric; 0 never stops early."
+        0,
+        ge=0,
+        description="Stop after this many epochs without a better metric, of those in which all learns that is to learn; 0 "
+        "never stops early.",
     )
     metric: str = Field(
         "", description="Metric of the valid part that chooses the best epoch; empty for the head's own."

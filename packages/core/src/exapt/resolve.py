@@ -195,11 +195,12 @@ def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
     )
     _check_inputs(recipe, heads)
     recipe = _with_engine(recipe, model[0].offer.spec.modality)
-    check_together(strategies, recipe, heads)
+    training = _training(recipe, strategies)
+    # What is asked of a recipe is asked of the training that it amounts to, with the defaults of its strategies.
+    check_together(strategies, recipe.model_copy(update={"training": training}), heads)
     _check_augmentations(augmentations, model[0])
     _check_windows(model[0], heads, recipe)
     _check_prompts(model[0], strategies)
-    training = _training(recipe, strategies)
     check_sampling(training, heads)
     return Resolved(recipe, *model, heads, strategies, augmentations, training)
 

@@ -34,7 +34,8 @@ class Resting:
         inputs = next(iter(parts[0].inputs.values()))
         self._model.resting = 0 if inputs.kept else resting_blocks(self._model, inputs.encodings)
         for table in (parts, *([rows] for rows in streams)):
-            _keep(self._model.resting if ends - epoch > 1 else 0, table)
+            # Of the whole stage, so that a run resumed in its last epoch computes with the same states as a straight one.
+            _keep(self._model.resting if ends - stage > 1 else 0, table)
 
 
 def _keep(blocks: int, parts: Sequence[Rows]) -> None:

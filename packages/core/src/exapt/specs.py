@@ -245,6 +245,8 @@ class HeadSpec(Spec):
     """Which linear model on k-mers ``exapt compare`` sets beside it."""
     fits: bool = False
     """Whether it is fitted to the features of all training rows at once, by ``Head.fit``, beside whatever it learns."""
+    learns: bool = True
+    """Whether anything of it learns by steps: not so of a head that is fitted whole."""
     check: Callable[[Any, Any], None] | None = None
     """``check(options, recipe)`` raises ``RecipeError`` if the options do not go with the ``Recipe``."""
     towers: bool = False
@@ -259,6 +261,8 @@ class HeadSpec(Spec):
                 f"head '{self.name}' aligns two towers: pairs are all it learns from (labelled=False, answers='input', "
                 "baseline='none')"
             )
+        if not (self.learns or self.fits):
+            raise ValueError(f"head '{self.name}' neither learns nor is fitted: it would answer by chance for ever")
         if self.labelled and self.answers == "token":
             raise ValueError(
                 f"head '{self.name}' learns from labels and answers for each token: labels are of inputs or of units, so "

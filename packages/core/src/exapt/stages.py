@@ -10,23 +10,25 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from exapt import device as devices
 from exapt.adapted import Adapted
 from exapt.adapter import check_free
-from exapt.base import named_base
-from exapt.composition import check_files
-from exapt.errors import ComponentError, DataError, OutputError, RecipeError, listed
+from exapt.errors import ExaptError, OutputError, RecipeError, listed
 from exapt.events import Event, Listener, Run
 from exapt.identity import identity
 from exapt.manifest import MANIFEST
 from exapt.plugins import current
 from exapt.recipe import Recipe, parsed, read_recipe
+from exapt.rehearsal import rehearse
 from exapt.resolve import resolve
-from exapt.tasks import read_table
 from exapt.training import run
 
 KEY = "stages"
@@ -98,7 +100,7 @@ def run_stages(
     listeners: Sequence[Listener] = (),
 ) -> Adapted:
     """Run all stages, and return the last one's model; the adapters before it are kept in ``OUT.stages`` and inside it."""
-    _check(stages)
+    _check(stages, devices.choose(device))
     if out is None:
         scratch = Path(tempfile.mkdtemp(prefix="exapt-stages-"))
         try:
@@ -117,19 +119,14 @@ def run_stages(
     return _run(stages, folder, out, resume, device, listeners)
 
 
-def _check(stages: Sequence[Stage]) -> None:
+def _check(stages: Sequence[Stage], where: torch.device) -> None:
     names = {stage.recipe.backbone.name for stage in stages}
     if len(names) > 1:
         raise RecipeError(f"all stages learn on one backbone; these name {listed(names)}")
     for stage in stages:
-        try:
-            # Every stage, before hours go into the first.
-            resolved = resolve(stage.recipe, current())
-            check_files(resolved.strategies)
-            named_base(stage.recipe.base, stage.recipe.start)
-            resolved.infer(read_table(resolved).labels("train"))
-        except (RecipeError, ComponentError, DataError) as error:
-            raise type(error)(f"stage '{stage.name}': {error}") from None
+        # Every stage, before hours go into the first.
+        with _told_of(stage.name):
+            rehearse(stage.recipe, where)
     for stage in stages[:-1]:
         for chosen in resolve(stage.recipe, current()).strategies:
             if not chosen.offer.spec.merges:
@@ -144,6 +141,17 @@ def _check(stages: Sequence[Stage]) -> None:
             )
 
 
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """Say of which stage it is that goes wrong."""
+    try:
+        yield
+    except ExaptError as error:
+        # Some kinds of error are made of other things than a text; what they are a kind of takes one.
+        kind = next(kind for kind in type(error).__mro__ if "__init__" not in vars(kind))
+        raise kind(f"stage '{name}': {error}") from error
+
+
 def _run(
     stages: Sequence[Stage], folder: Path, out: Path | None, resume: bool, device: str, listeners: Sequence[Listener]
 ) -> Adapted:
@@ -153,12 +161,15 @@ def _run(
         recipe = _upon(stage.recipe, below)
         _tell(listeners, f"stage {place} of {len(stages)}, '{stage.name}'")
         if not (resume and _done(here, recipe)):
-            run(recipe, here, resume=resume, device=device, listeners=listeners)
+            # Before the run: that it is over is told by the adapter itself, which is written at one stroke.
             _mark(here).write_text(json.dumps(identity(recipe), sort_keys=True), encoding="utf-8")
+            with _told_of(stage.name):
+                run(recipe, here, resume=resume, device=device, listeners=listeners)
         below = str(here)
     last = stages[-1]
     _tell(listeners, f"stage {len(stages)} of {len(stages)}, '{last.name}'")
-    return run(_upon(last.recipe, below), out, resume=resume, device=device, listeners=listeners)
+    with _told_of(last.name):
+        return run(_upon(last.recipe, below), out, resume=resume, device=device, listeners=listeners)
 
 
 def _upon(recipe: Recipe, below: str) -> Recipe:
@@ -171,8 +182,13 @@ def _mark(folder: Path) -> Path:
 
 def _done(folder: Path, recipe: Recipe) -> bool:
     """Whether a stage is behind. Raises ``RecipeError``, naming what differs, if it was of another recipe."""
-    if not (folder / MANIFEST).is_file() or not _mark(folder).is_file():
+    if not (folder / MANIFEST).is_file():
         return False
+    if not _mark(folder).is_file():
+        raise RecipeError(
+            f"'{_mark(folder)}', which says what '{folder.name}' was learned from, is missing: remove '{folder}' to learn that "
+            "stage anew"
+        )
     said, here = json.loads(_mark(folder).read_text(encoding="utf-8")), json.loads(json.dumps(identity(recipe)))
     for key in sorted(said.keys() | here.keys()):
         if said.get(key) != here.get(key):

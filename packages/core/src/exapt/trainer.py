@@ -127,6 +127,7 @@ class Trainer:
         for; what they tell of the run is in ``report``.
         """
         self.streams = streams or {}
+        self._refuse_idle_epochs()
         self.under_way = UnderWay(self, train, valid)
         strategies = self.acting.strategies
         self._resume(checkpoints)
@@ -135,7 +136,7 @@ class Trainer:
         self.total_steps = self.options.epochs * len(self._order(train, 0))
         if self.options.metric:
             # A wrong name is to be refused before hours of training, not after the first of them.
-            self._refuse_unknown_metric(self._validated(valid))
+            refuse_unknown_metric(self.options.metric, self.evaluate(valid, views=False))
         if not self.learns:
             self.tell(
                 Event("note", {"text": "nothing learns by steps: the heads are fitted once, and no epoch is trained"})
@@ -367,16 +368,18 @@ class Trainer:
         own = self.model.head(first).metric
         return self.options.metric or (own if len(self.model.heads) == 1 else f"{first}.{own}")
 
-    def _refuse_unknown_metric(self, report: Report) -> None:
-        known = [name.removeprefix("valid.") for name in report]
-        if known and self.metric not in known:
-            raise MetricError(
-                f"training.metric '{self.metric}' is not measured here.{did_you_mean(self.metric, known)} "
-                f"Known: {listed(known)}"
+    def _refuse_idle_epochs(self) -> None:
+        first = min(group["since"] for group in self.optimizer.param_groups)
+        if self.learns and first:
+            raise RecipeError(
+                f"nothing learns by steps before epoch {first + 1}, since the heads are fitted: let a part of the backbone "
+                "learn from the first epoch on"
             )
 
     def _patience_is_over(self) -> bool:
-        waited = self.progress.position.epoch - 1 - self.progress.best_epoch
+        # Before the last part has begun to learn, an epoch without progress says nothing of what that part will do.
+        last = max(group["since"] for group in self.optimizer.param_groups)
+        waited = self.progress.position.epoch - 1 - max(self.progress.best_epoch, last - 1)
         return bool(self.options.patience and self.progress.best_epoch >= 0 and waited >= self.options.patience)
 
     def _keep(self, checkpoints: Checkpoints) -> None:
@@ -391,6 +394,14 @@ class Trainer:
         if facts:
             self.acting.load_state_dict(own)
             self.progress = Progress(**{**facts, "position": Position(**facts["position"])})
+
+
+def refuse_unknown_metric(metric: str, report: Report) -> None:
+    """Raise ``MetricError`` unless a report of the valid part, where there is one, holds the metric that is to choose."""
+    if report and metric not in report:
+        raise MetricError(
+            f"training.metric '{metric}' is not measured here.{did_you_mean(metric, report)} Known: {listed(report)}"
+        )
 
 
 def _refuse_sharding(accelerator: Accelerator) -> None:

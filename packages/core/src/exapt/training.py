@@ -77,20 +77,10 @@ def run(
     processes = devices.processes(where)
     # From the very start: features and fingerprints are to be the same every time too.
     devices.seed_everything(recipe.seed, where)
-    resolved = resolve(recipe, plugins)
-    check_files(resolved.strategies)
+    resolved, base = known(recipe)
     start = Path(recipe.start) if recipe.start else None
-    base = named_base(recipe.base, recipe.start)
-    if start is not None:
-        resolved = adopted(resolved, start)
     folder = run_folder(out, resume)
-    resolved = inferred_tokenizer(resolved)
-    table = read_table(resolved, parts)
-    resolved = resolved.infer(table.labels("train"))
-    other = resolved.recipe.target
-    target = read_other(resolved, other, "target", "test" in parts) if other else None
-    if target is not None:
-        check_apart(resolved.recipe, table.facts, target.facts)
+    resolved, table, target = read(resolved, parts)
     with claimed(folder, resume), Broadcast(plugins, Run(folder, resolved.as_recipe()), listeners) as tell:
         session = _Session(resolved, table, target, base, where, tell)
         adapted = session.train(Start(start) if start else None, folder, resume, schedule)
@@ -99,6 +89,44 @@ def run(
         Checkpoints(folder, {}).clear()
     processes.wait_for_everyone()
     return adapted
+
+
+def known(recipe: Recipe) -> tuple[Resolved, Base | None]:
+    """Return a recipe whose every part is known, and what it stands upon, before any data are read."""
+    resolved = resolve(recipe, current())
+    check_files(resolved.strategies)
+    base = named_base(recipe.base, recipe.start)
+    return adopted(resolved, Path(recipe.start)) if recipe.start else resolved, base
+
+
+def read(resolved: Resolved, parts: Sequence[str] = PARTS) -> tuple[Resolved, Table, Other | None]:
+    """Read the tables of a recipe; returned with it is what only they and the files of the checkpoint know."""
+    resolved = inferred_tokenizer(resolved)
+    table = read_table(resolved, parts)
+    resolved = resolved.infer(table.labels("train"))
+    other = resolved.recipe.target
+    target = read_other(resolved, other, "target", "test" in parts) if other else None
+    if target is not None:
+        check_apart(resolved.recipe, table.facts, target.facts)
+    return resolved, table, target
+
+
+def layered(resolved: Resolved, backbone: Backbone) -> Resolved:
+    """Return a recipe with the layer that its heads read of a backbone. Raises ``RecipeError`` if there is no such layer."""
+    name, last, layer = resolved.recipe.backbone.name, len(backbone.blocks()), resolved.recipe.layer
+    labelled, features_layer = resolved.labels.keys(), backbone.features_layer
+    if layer == -1 and labelled:
+        others = resolved.heads.keys() - labelled
+        if others and features_layer not in (-1, last):
+            raise RecipeError(
+                f"heads of one run read one layer: of '{name}', those with labels ({listed(labelled)}) read layer "
+                f"{features_layer} and those without ({listed(others)}) layer {last}; say layer = {last} in the recipe, "
+                "which all of them then read, or train one after the other"
+            )
+        layer = features_layer
+    if not -1 <= layer <= last:
+        raise RecipeError(f"there is no layer {layer}: '{name}' has layers 0 to {last}")
+    return replace(resolved, recipe=resolved.recipe.model_copy(update={"layer": last if layer == -1 else layer}))
 
 
 class _Session:
@@ -184,7 +212,8 @@ class _Session:
         if self.base is not None:
             self.base.check(self.name, self.backbone_word, self.architecture)
             self.base.lay(backbone, current())
-        self._resolve_layer(len(backbone.blocks()), backbone.features_layer)
+        self.resolved = layered(self.resolved, backbone)
+        self.recipe = self.resolved.recipe
         self.retention = self._retention(backbone, tokenizer)
         if start is None:
             self._measure_reference(backbone.to(self.device))
@@ -238,22 +267,6 @@ class _Session:
             features=self.pretrained and model.frozen and not model.changed,
             states=same and self.resolved.training.cache,
         )
-
-    def _resolve_layer(self, last: int, features_layer: int) -> None:
-        labelled, layer = self.resolved.labels.keys(), self.recipe.layer
-        if layer == -1 and labelled:
-            others = self.resolved.heads.keys() - labelled
-            if others and features_layer not in (-1, last):
-                raise RecipeError(
-                    f"heads of one run read one layer: of '{self.name}', those with labels ({listed(labelled)}) read layer "
-                    f"{features_layer} and those without ({listed(others)}) layer {last}; say layer = {last} in the recipe, "
-                    "which all of them then read, or train one after the other"
-                )
-            layer = features_layer
-        if not -1 <= layer <= last:
-            raise RecipeError(f"there is no layer {layer}: '{self.name}' has layers 0 to {last}")
-        self.recipe = self.recipe.model_copy(update={"layer": last if layer == -1 else layer})
-        self.resolved = replace(self.resolved, recipe=self.recipe)
 
     def _remember(self) -> None:
         word = self.backbone_word if self.pretrained else self.architecture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +16,14 @@ from torch import Tensor
 from exapt import device as devices
 from exapt.data.batching import collate, micro_batches, padded
 from exapt.errors import OutputError
-from exapt.features import FeatureKey, kept_folder
+from exapt.features import UNDER_WAY, FeatureKey, kept_folder
 from exapt.model import Midway, Model, at_rest
 from exapt.parts import Array, Backbone, Batch, Encoding
 
 STATES = "states"
-# Of the room left on the disk, no more than this share is taken: a run must still be able to write its checkpoints.
+_FILE = "states.npy"
+# All kept states together take no more than this share of what would be free without them: runs must still be able to
+# write their checkpoints.
 _SHARE_OF_DISK = 0.5
 
 
@@ -27,7 +31,7 @@ class KeptStates:
     """States [tokens, ...] of many inputs behind each other, special tokens included."""
 
     def __init__(self, folder: Path) -> None:
-        self._states = np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False)
+        self._states = np.load(folder / _FILE, mmap_mode="r", allow_pickle=False)
         self._starts = np.load(folder / "starts.npy", allow_pickle=False)
 
     def take(self, rows: Array, longest: int) -> Tensor:
@@ -43,7 +47,8 @@ def kept_states(
 ) -> KeptStates:
     """Return the states of inputs after the first ``key.layer`` blocks, from the cache, or compute and keep them.
 
-    ``progress`` hears (done, all). Raises ``OutputError`` if the cache cannot be written, or the disk has no room.
+    Where there is no room beside the states of others, those go that were not asked for the longest. ``progress`` hears
+    (done, all). Raises ``OutputError`` if the cache cannot be written, or the disk has no room.
     """
 
     def passes() -> Iterator[tuple[Array, Tensor]]:
@@ -54,7 +59,14 @@ def kept_states(
             done += len(rows)
             progress(done, len(encodings))
 
-    return KeptStates(kept_folder(key, lambda folder: _write(folder, passes(), encodings)))
+    folder = kept_folder(key, lambda folder: _write(folder, passes(), encodings))
+    try:
+        # Its date tells whoever looks for room that it was asked for just now; a cache that can only be read keeps its own.
+        with suppress(PermissionError):
+            os.utime(folder / _FILE)
+        return KeptStates(folder)
+    except OSError as error:
+        raise OutputError(f"states kept in '{folder}' cannot be read: {error.strerror or error}") from None
 
 
 def _write(folder: Path, passes: Iterable[tuple[Array, Tensor]], encodings: Sequence[Encoding]) -> None:
@@ -65,8 +77,9 @@ def _write(folder: Path, passes: Iterable[tuple[Array, Tensor]], encodings: Sequ
         arrays = (hidden.view(torch.int16) if hidden.dtype == torch.bfloat16 else hidden).numpy()
         if states is None:
             shape = (int(starts[-1]), *arrays.shape[2:])
-            _refuse_too_much(int(np.prod(shape)) * arrays.itemsize, folder)
-            states = np.lib.format.open_memmap(folder / "states.npy", mode="w+", dtype=arrays.dtype, shape=shape)
+            _make_room(int(np.prod(shape)) * arrays.itemsize, folder)
+            states = np.lib.format.open_memmap(folder / _FILE, mode="w+", dtype=arrays.dtype, shape=shape)
+            _reserve(folder / _FILE)
         for place, row in enumerate(rows):
             states[starts[row] : starts[row + 1]] = arrays[place, : counts[row]]
     assert isinstance(states, np.memmap)
@@ -74,13 +87,34 @@ def _write(folder: Path, passes: Iterable[tuple[Array, Tensor]], encodings: Sequ
     np.save(folder / "starts.npy", starts)
 
 
-def _refuse_too_much(wanted: int, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if wanted > _SHARE_OF_DISK * free:
+def _make_room(wanted: int, folder: Path) -> None:
+    """Remove states that were not asked for the longest, until others find room. Raises ``OutputError`` if there is none."""
+    cache = folder.parent
+    sizes = {path: path.stat() for path in cache.glob(f"*/{_FILE}")}
+    taken, free = sum(stat.st_size for stat in sizes.values()), shutil.disk_usage(cache).free
+    room = _SHARE_OF_DISK * (free + taken)
+    # What others are about to write is not theirs to lose.
+    old = [path for path in sorted(sizes, key=lambda path: sizes[path].st_mtime) if not _under_way(path)]
+    if wanted + sum(stat.st_size for path, stat in sizes.items() if _under_way(path)) > room:
         raise OutputError(
-            f"states of frozen blocks would take {wanted / 2**30:.1f} GiB of the {free / 2**30:.1f} that are free in "
-            f"'{folder.parent}'; name another folder in EXAPT_CACHE"
+            f"states of frozen blocks would take {wanted / 2**30:.1f} GiB of the {(free + taken) / 2**30:.1f} that are free "
+            f"in '{cache}' or hold such states; name another folder in EXAPT_CACHE"
         )
+    while wanted + taken > room:
+        path = old.pop(0)
+        shutil.rmtree(path.parent)
+        taken -= sizes[path].st_size
+
+
+def _under_way(path: Path) -> bool:
+    return path.parent.name.startswith(UNDER_WAY)
+
+
+def _reserve(path: Path) -> None:
+    """Claim the room that a sparse file will fill: a map of it that finds the disk full ends the whole process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 Keep = Callable[[Sequence[Encoding], int], KeptStates | None]

@@ -60,12 +60,8 @@ class Averaging(Strategy):
         return self._averages
 
     def begin(self, run: Training) -> None:
-        """Find when averaging begins. Raises ``RecipeError`` if that is after the last epoch."""
+        """Find when averaging begins."""
         self._first = self.options.epoch - 1 if self.options.epoch else math.floor(self.options.share * run.epochs)
-        if self._first >= run.epochs:
-            raise RecipeError(
-                f"strategy 'swa' averages from epoch {self._first + 1} on, and training has {run.epochs}: lower its epoch"
-            )
         self._in_cycle = self.options.cycle * math.ceil(len(run.train) / run.batch_size)
         self._epoch = self._first
 

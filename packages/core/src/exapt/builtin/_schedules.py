@@ -14,7 +14,7 @@ from torch import nn
 
 from exapt.builtin.schedules import RatesOptions, Stage, UnfreezingOptions
 from exapt.errors import RecipeError
-from exapt.parts import Backbone, Learns, Strategy, Training
+from exapt.parts import Backbone, Learns, Strategy
 
 NEVER = 1 << 30
 
@@ -27,7 +27,6 @@ class GradualUnfreezing(Strategy):
 
     def __init__(self, options: UnfreezingOptions) -> None:
         self.options = options
-        self._last = 0
 
     def arrange(self, backbone: Backbone, learns: Sequence[Learns]) -> Sequence[Learns]:
         """Return what learns, each part from the epoch in which its stage begins; what no stage reaches is left out.
@@ -46,7 +45,6 @@ class GradualUnfreezing(Strategy):
             raise RecipeError(
                 "strategy 'gradual-unfreezing': none of its stages reaches what the other strategies let learn"
             )
-        self._last = max(one.since for one in timed)
         return timed
 
     def _begins(self, count: int) -> Mapping[int, int]:
@@ -73,14 +71,6 @@ class GradualUnfreezing(Strategy):
         steps: list[int | Literal["all"]] = [more] if more > count else [*range(more, count, more), "all"]
         heads = [Stage(blocks=0, epochs=options.head_epochs)] if options.head_epochs else []
         return [*heads, *(Stage(blocks=blocks, epochs=options.every) for blocks in steps)]
-
-    def begin(self, run: Training) -> None:
-        """Raise ``RecipeError`` if training ends before the last stage begins."""
-        if self._last >= run.epochs:
-            raise RecipeError(
-                f"strategy 'gradual-unfreezing': its last stage begins with epoch {self._last + 1}, and training.epochs is "
-                f"{run.epochs}: train for longer, or let more blocks learn in each stage"
-            )
 
     def rate(self, epoch: int) -> float:
         """Return the rate of the stage that an epoch is in."""

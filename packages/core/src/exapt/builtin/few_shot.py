@@ -137,6 +137,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         infer=_infer_classes,
         baseline="classification",
         fits=True,
+        learns=False,
     )
     yield HeadSpec(
         name="nearest-neighbours",
@@ -146,6 +147,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         infer=_infer_neighbours,
         baseline="classification",
         fits=True,
+        learns=False,
     )
     yield HeadSpec(
         name="nearest-neighbours-regression",
@@ -156,6 +158,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         columns="targets",
         baseline="regression",
         fits=True,
+        learns=False,
     )
     yield HeadSpec(
         name="ridge",
@@ -165,6 +168,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         infer=_infer_classes,
         baseline="classification",
         fits=True,
+        learns=False,
     )
     yield HeadSpec(
         name="ridge-regression",
@@ -175,6 +179,7 @@ def exapt_heads() -> Iterable[HeadSpec]:
         columns="targets",
         baseline="regression",
         fits=True,
+        learns=False,
     )
     yield HeadSpec(
         name="contrastive",

@@ -194,6 +194,13 @@ def _have_dropout(_: Any, heads: _Heads) -> None:
             )
 
 
+def _begins(options: AveragingOptions, recipe: Recipe) -> None:
+    if options.epoch > recipe.training.epochs:
+        raise RecipeError(
+            f"strategy 'swa' averages from epoch {options.epoch} on, and training has {recipe.training.epochs}: lower its epoch"
+        )
+
+
 def _can_choose(options: InterpolationOptions, recipe: Recipe) -> None:
     if options.alpha is None and not recipe.split.column and recipe.split.fractions[1] == 0:
         raise RecipeError(
@@ -237,6 +244,7 @@ def exapt_strategies() -> Iterator[StrategySpec]:
         build=_swa,
         selects=False,
         training=lambda options: {} if options.rate == "scheduled" else {"schedule": "constant"},
+        check=_begins,
     )
     yield StrategySpec(
         name="wise-ft",

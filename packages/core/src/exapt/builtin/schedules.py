@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from exapt.errors import RecipeError
+from exapt.errors import RecipeError, listed
 from exapt.hookspecs import hookimpl
-from exapt.specs import Options, StrategySpec
+from exapt.specs import HeadSpec, Options, StrategySpec
 
 if TYPE_CHECKING:
     from exapt.parts import Strategy
@@ -22,10 +22,17 @@ exapt_api = 1
 _PLACES = re.compile(r"(\d+)(?:-(\d+))?")
 
 
+def _height_given(given: Any) -> Any:
+    # To python True is 1, and who writes it does not mean one block.
+    if given != "all" and (isinstance(given, bool) or not isinstance(given, int)):
+        raise ValueError('write how many of the top blocks learn, or "all"')
+    return given
+
+
 class Stage(Options):
     """Some epochs in which a part of the backbone learns."""
 
-    blocks: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
+    blocks: Annotated[Annotated[int, Field(ge=0)] | Literal["all"], BeforeValidator(_height_given)] = Field(
         description="How many of the top blocks learn: 0 for the heads alone, all for the whole backbone."
     )
     epochs: int = Field(1, ge=1, description="How many epochs it lasts.")
@@ -129,10 +136,21 @@ def _long_enough(options: UnfreezingOptions, recipe: Recipe) -> None:
     """Raise ``RecipeError`` if the stages take longer than the training that the recipe asks for."""
     training = recipe.training
     least = options.epochs or options.head_epochs + 1
-    if "epochs" in training.model_fields_set and training.epochs < least:
+    if training.epochs < least:
         what = f"stages of {least} epochs" if options.stages else f"{options.head_epochs} epochs of the heads and more"
         raise RecipeError(
             f"strategy 'gradual-unfreezing' has {what}, and training.epochs is {training.epochs}: make that {least} or more"
+        )
+
+
+def _heads_learn(options: UnfreezingOptions, heads: Mapping[str, tuple[HeadSpec, Any]]) -> None:
+    """Raise ``RecipeError`` if there is a stage of the heads alone, and nothing of them learns by steps."""
+    alone = options.stages[0].blocks == 0 if options.stages else options.head_epochs > 0
+    if alone and not any(spec.learns for spec, _ in heads.values()):
+        instead = "leave out the stage with blocks = 0" if options.stages else "set head_epochs = 0"
+        raise RecipeError(
+            f"strategy 'gradual-unfreezing': the heads ({listed(spec.name for spec, _ in heads.values())}) are fitted, not "
+            f"trained, so that nothing would learn in the epochs of the heads alone: {instead}"
         )
 
 
@@ -152,6 +170,7 @@ def exapt_strategies() -> Iterator[StrategySpec]:
         selects=False,
         needs=frozenset({"learning", "blocks", "pretrained"}),
         check=_long_enough,
+        check_heads=_heads_learn,
     )
     yield StrategySpec(
         name="discriminative-rates",

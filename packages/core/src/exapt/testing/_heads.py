@@ -37,6 +37,9 @@ def as_specified(case: HeadCase) -> Faults:
         yield f"the specification says fits = {case.spec.fits}, the module says {head.fits}"
     elif head.fits and head.reads == "tokens":
         yield "it is fitted to pooled features, and reads all tokens"
+    if case.spec.learns != any(parameter.requires_grad for parameter in head.parameters()):
+        has = "no parameters that learn" if case.spec.learns else "parameters that learn"
+        yield f"the specification says learns = {case.spec.learns}, and the module has {has}"
     if head.answers == "pair":
         shape, units = list(answer(head, case.features).shape), max(case.lengths)
         if shape[:3] != [len(case.lengths), units, units]:

@@ -186,7 +186,7 @@ def test_a_copy_of_a_table_is_no_other_domain(tables, tmp_path):
     copy = tmp_path / "copy.csv"
     copy.write_bytes(Path(tables[0]).read_bytes())
     said = (
-        "target.path and data.path hold the same, 'near.csv' and 'copy.csv', so that there is no other domain: name another "
+        "target.path and data.path hold the same, 'copy.csv' and 'near.csv', so that there is no other domain: name another "
         "table or, of one with a column of domains, the domains of each as data.only and target.only"
     )
     assert stopped(recipe(tables[0], str(copy), "full", "coral", **brief())) == said
@@ -195,7 +195,21 @@ def test_a_copy_of_a_table_is_no_other_domain(tables, tmp_path):
         key: value for key, value in recipe(tables[1], str(copy), "full", "coral", **brief()).items() if key != "head"
     }
     kind = {"name": "sequence-classification", "label": "kind"}
-    assert stopped(given | {"heads": {"one": kind, "other": kind | {"data": {"path": tables[0]}}}}) == said
+    heads = {"one": kind, "other": kind | {"data": {"path": tables[0]}}}
+    assert stopped(given | {"heads": heads}) == said.replace("data.path", "heads.other.data.path")
+
+
+@pytest.mark.parametrize("strategy", ["self-training", "coral"])
+def test_the_target_may_be_what_a_head_without_labels_learns_from(tables, strategy):
+    given = recipe(*tables[:2], "full", strategy, **brief(1))
+    del given["head"]
+    lm = {"name": "masked-lm", "data": {"path": tables[1]}}
+    given["heads"] = {"kind": {"name": "sequence-classification", "label": "kind"}, "lm": lm}
+    assert exapt.train(given).metrics["target"]
+    given["heads"]["lm"] = {"name": "sequence-regression", "label": "charge", "data": {"path": tables[1]}}
+    assert stopped(given).startswith(
+        "target.path and heads.lm.data.path hold the same, 'far.csv' and 'far.csv', so that"
+    )
 
 
 def test_a_table_of_one_domain_has_nothing_to_bring_together(tables):

@@ -70,6 +70,40 @@ def test_what_changes_the_loss_is_not_searched_where_the_loss_chooses(proteins, 
     )
 
 
+def units(path):
+    """Write proteins with a class for each residue."""
+    rows = []
+    for row, part in enumerate(["train"] * 4 + ["valid"] * 2 + ["test"] * 2):
+        letters = "MKTAYIAKQRQISF"[row:]
+        kinds = ["x" if letter in "KR" else "o" for letter in letters]
+        rows.append(json.dumps({"id": f"r{row}", "sequence": letters, "kind": kinds, "split": part}))
+    path.write_text("\n".join(rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "space", "place", "metric"),
+    [
+        ("masked-lm", {"head.probability": [0.15, 0.6]}, "search.head.probability, 0.6", "perplexity"),
+        ("masked-lm", {"head": {"masked": [0.8, 0.0], "random": [0.1]}}, "search.head.masked, 0.0", "perplexity"),
+        (
+            {"name": "position-classification", "label": "kind"},
+            {"head.ignore": [[""], ["", "o"]]},
+            'search.head.ignore, ["", "o"]',
+            "macro_f1",
+        ),
+    ],
+)
+def test_what_is_measured_is_not_searched_by_any_metric(proteins, tmp_path, head, space, place, metric):
+    given = asked(proteins, head=head)
+    if metric == "macro_f1":
+        given["data"]["path"] = units(tmp_path / "units.jsonl")
+    assert refused(given, tmp_path / "found", space) == (
+        f"{place}: this changes what is asked of the head, and with it what '{metric}' is measured on, so that trials could not "
+        "be compared"
+    )
+
+
 @pytest.mark.parametrize(
     ("strategy", "space", "message"),
     [

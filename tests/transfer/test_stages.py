@@ -141,6 +141,17 @@ def test_an_adapter_goes_on_upon_what_it_was_learned_upon(tmp_path):
         exapt.train(further | {"base": str(tmp_path / "other.stages" / "1-domain")})
 
 
+def test_what_the_whole_starts_from_is_of_the_first_stage(tmp_path):
+    path = table("protein", tmp_path / "rows.csv", rows=24)
+    plan = staged("protein", path)
+    first = {key: plan[key] for key in ("backbone", "data", "split", "training")}
+    exapt.train(first | {"head": "masked-lm", "strategy": "lora"}, tmp_path / "before")
+    exapt.train(plan | {"start": str(tmp_path / "before")}, tmp_path / "out")
+    kept = json.loads((tmp_path / "out.stages" / "1-domain" / "exapt.json").read_text())["recipe"]
+    assert kept["start"] == "before"
+    assert not json.loads((tmp_path / "out" / "exapt.json").read_text())["recipe"]["start"]
+
+
 def test_another_base_than_the_one_learned_upon_is_refused(tmp_path):
     path = table("protein", tmp_path / "rows.csv", rows=24)
     exapt.train(staged("protein", path), tmp_path / "out")

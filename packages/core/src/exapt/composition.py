@@ -93,7 +93,7 @@ def _check_need(
     what = f"strategy '{spec.name}'"
     if need == "target" and recipe.target is None:
         raise RecipeError(f"{what} learns from rows of another domain: name their table as target.path")
-    if need == "learning" and all(other.name == "probe" or not other.selects for other in strategies):
+    if need == "learning" and _rests(strategies):
         raise RecipeError(
             f"{what} is about what learns in the backbone, and of a 'probe' nothing does: put another beside it, such as "
             "'full' or 'lora'"
@@ -108,7 +108,18 @@ def _check_need(
         raise RecipeError(f"{what} chooses by the valid part, and split.fractions leaves none")
 
 
-def check_sampling(training: TrainingOptions, heads: Mapping[str, _Chosen]) -> None:
+IDLE = (
+    'training.sampling = "balanced" draws the rows of steps, and nothing learns by steps here: the heads are fitted to all '
+    "training rows at once; leave it out"
+)
+
+
+def _rests(strategies: Sequence[StrategySpec]) -> bool:
+    """Return whether nothing of the backbone learns."""
+    return all(spec.name == "probe" or not spec.selects for spec in strategies)
+
+
+def check_sampling(training: TrainingOptions, strategies: Sequence[_Chosen], heads: Mapping[str, _Chosen]) -> None:
     """Raise ``RecipeError`` if classes are to be drawn equally often and the first head has none, or weighs them besides."""
     labelled = [name for name, head in heads.items() if head.offer.spec.labelled]
     if training.sampling == "tasks" and len(labelled) < 2:
@@ -124,6 +135,10 @@ def check_sampling(training: TrainingOptions, heads: Mapping[str, _Chosen]) -> N
             f"training.sampling = \"balanced\" draws the classes of whole inputs equally often, and head '{name}', "
             f"'{spec.name}', has none: leave it out, or name a head such as sequence-classification first"
         )
+    if _rests([chosen.offer.spec for chosen in strategies]) and not any(
+        one.offer.spec.learns for one in heads.values()
+    ):
+        raise RecipeError(IDLE)
     if getattr(head.options, "class_weights", "none") == "balanced":
         raise RecipeError(
             f'training.sampling = "balanced" and class_weights = "balanced" of head \'{name}\' would both make up for rare '

@@ -201,7 +201,7 @@ def resolve(recipe: Recipe, plugins: Plugins, source: str = "") -> Resolved:
     _check_augmentations(augmentations, model[0])
     _check_windows(model[0], heads, recipe)
     _check_prompts(model[0], strategies)
-    check_sampling(training, heads)
+    check_sampling(training, strategies, heads)
     return Resolved(recipe, *model, heads, strategies, augmentations, training)
 
 
@@ -233,7 +233,7 @@ def _target(recipe: Recipe, backbone: Chosen, heads: Mapping[str, ChosenHead], p
     if target is None:
         return None
     if Path(target.path).expanduser().resolve() == Path(data.path).expanduser().resolve():
-        _check_parted(data, target, f"are one table, '{Path(target.path).name}'")
+        _check_parted(data, target, f"target.path and data.path are one table, '{Path(target.path).name}'")
     own = target.model_fields_set & {"inputs", "mutations", "wild_type"}
     inherited = {} if own else {key: getattr(data, key) for key in ("inputs", "mutations", "wild_type", "wild_type_is")}
     target = target.model_copy(update=inherited)
@@ -247,29 +247,40 @@ def _check_parted(data: DataOptions, target: DataOptions, how: str) -> None:
     """Raise ``RecipeError`` if rows of one table can stand both among those that are learned from and in the target."""
     if not target.only or not data.only or (data.domain == target.domain and set(target.only) & set(data.only)):
         raise RecipeError(
-            f"target.path and data.path {how}, so that there is no other domain: name another table or, of one with a column "
+            f"{how}, so that there is no other domain: name another table or, of one with a column "
             "of domains, the domains of each as data.only and target.only"
         )
     if data.domain != target.domain:
         raise RecipeError(
-            f"target.path and data.path {how}, whose domains are told by '{target.domain}' and by '{data.domain}', so that a "
+            f"{how}, whose domains are told by '{target.domain}' and by '{data.domain}', so that a "
             "row can be of both: name one column as data.domain and target.domain"
         )
 
 
-def check_apart(recipe: Recipe, data: Mapping[str, Any], target: Mapping[str, Any]) -> None:
-    """Raise ``RecipeError`` if the target is a copy of a table that is learned from, as the facts of both tell.
+def check_apart(resolved: Resolved, data: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    """Raise ``RecipeError`` if the target is a copy of a table whose labels are learned from, as the facts of both tell.
 
     Asked of a run, once both were read: an adapter is loaded where its tables are not.
     """
+    recipe = resolved.recipe
     assert recipe.target is not None
-    tables = [(recipe.data, data)]
+    tables = [("data.path", recipe.data, data)]
     if "tables" in data:
-        of_heads = {name: head.data for name, head in recipe.heads.items() if head.data is not None}
-        tables = [(of_heads.get(name.split(", ")[0], recipe.data), facts) for name, facts in data["tables"].items()]
-    for options, facts in tables:
-        if facts["sha256"] == target["sha256"]:
-            _check_parted(options, recipe.target, f"hold the same, '{facts['file']}' and '{target['file']}'")
+        tables = [(*_read_by(resolved, heads.split(", ")), facts) for heads, facts in data["tables"].items()]
+    for key, options, facts in tables:
+        # A head without labels may well go on with pretraining on the very rows of the target.
+        if facts["sha256"] == target["sha256"] and key:
+            _check_parted(
+                options, recipe.target, f"target.path and {key} hold the same, '{target['file']}' and '{facts['file']}'"
+            )
+
+
+def _read_by(resolved: Resolved, heads: Sequence[str]) -> tuple[str, DataOptions]:
+    """Return the key of the table that some heads read, and how it is read; no key if none of them learns from labels of it."""
+    own = resolved.recipe.heads[heads[0]].data
+    labelled = any(resolved.heads[name].offer.spec.labelled for name in heads)
+    key = "data.path" if own is None else f"heads.{heads[0]}.data.path"
+    return (key if labelled else ""), own or resolved.recipe.data
 
 
 def _without_unread(data: DataOptions, heads: Mapping[str, ChosenHead]) -> DataOptions:

@@ -52,12 +52,18 @@ class Limit:
 
 @dataclass(frozen=True)
 class OfLoss:
-    """Marks an option of a head that says what its loss measures: with other values of it, losses cannot be compared."""
+    """Marks an option of a head that says what its loss measures: with other values of it, losses cannot be compared.
+
+    Nor can any ``metrics`` of an option by which other rows, units or tokens are measured.
+    """
+
+    metrics: bool = False
 
 
-def loss_options(options: type[Options]) -> list[str]:
-    """Return the names of the options that say what a loss measures."""
-    return [name for name, field in options.model_fields.items() if OfLoss() in field.metadata]
+def loss_options(options: type[Options], metrics: bool = False) -> list[str]:
+    """Return the names of the options that say what a loss measures; or of those alone that all ``metrics`` depend on."""
+    marks = (OfLoss(metrics=True),) if metrics else (OfLoss(), OfLoss(metrics=True))
+    return [name for name, field in options.model_fields.items() if any(mark in field.metadata for mark in marks)]
 
 
 def settable(options: type[Options]) -> list[str]:

@@ -70,7 +70,13 @@ def staged(given: Any) -> list[Stage] | None:
             )
         if place > 1 and {"start", "base"} & stage.keys():
             raise RecipeError(f"stage '{name}' stands upon the one before it: leave start and base out")
-    return [Stage(name, _recipe(name, above, stage)) for name, stage in zip(names, stages, strict=True)]
+    # What the whole begins with is of the first stage: the others begin with what the one before them learned.
+    later = {key: value for key, value in above.items() if key not in ("start", "base")}
+    recipes = [
+        _recipe(name, later if place else above, stage)
+        for place, (name, stage) in enumerate(zip(names, stages, strict=True))
+    ]
+    return [Stage(name, recipe) for name, recipe in zip(names, recipes, strict=True)]
 
 
 def _recipe(name: str, above: Mapping[str, Any], stage: Mapping[str, Any]) -> Recipe:

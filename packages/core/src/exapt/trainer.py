@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from exapt import device as devices
 from exapt.acting import Acting
 from exapt.checkpoint import Checkpoints, Position
+from exapt.composition import IDLE
 from exapt.data.batching import balanced_steps, micro_batches, steps_of_tasks, training_steps
 from exapt.errors import DataError, MetricError, RecipeError, did_you_mean, listed
 from exapt.events import Event
@@ -101,10 +102,7 @@ class Trainer:
         # Heads that are fitted in closed form on a frozen backbone leave nothing that steps could move.
         self.learns = any(one.requires_grad for module in (model, self.acting) for one in module.parameters())
         if not self.learns and options.sampling == "balanced":
-            raise RecipeError(
-                'training.sampling = "balanced" draws the rows of steps, and nothing learns by steps here: the heads are fitted '
-                "to all training rows at once; leave it out"
-            )
+            raise RecipeError(IDLE)
         # What learns must be leaf parameters of the wrapped model, so the optimiser is made before the wrapping.
         optimizer = torch.optim.AdamW(groups)
         prepared = self.accelerator.prepare(model, optimizer) if self.learns else (model, optimizer)

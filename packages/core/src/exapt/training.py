@@ -107,7 +107,7 @@ def read(resolved: Resolved, parts: Sequence[str] = PARTS) -> tuple[Resolved, Ta
     other = resolved.recipe.target
     target = read_other(resolved, other, "target", "test" in parts) if other else None
     if target is not None:
-        check_apart(resolved.recipe, table.facts, target.facts)
+        check_apart(resolved, table.facts, target.facts)
     return resolved, table, target
 
 

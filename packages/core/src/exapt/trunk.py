@@ -62,7 +62,7 @@ def kept_states(
     folder = kept_folder(key, lambda folder: _write(folder, passes(), encodings))
     try:
         # Its date tells whoever looks for room that it was asked for just now; a cache that can only be read keeps its own.
-        with suppress(PermissionError):
+        with suppress(OSError):
             os.utime(folder / _FILE)
         return KeptStates(folder)
     except OSError as error:
@@ -90,7 +90,11 @@ def _write(folder: Path, passes: Iterable[tuple[Array, Tensor]], encodings: Sequ
 def _make_room(wanted: int, folder: Path) -> None:
     """Remove states that were not asked for the longest, until others find room. Raises ``OutputError`` if there is none."""
     cache = folder.parent
-    sizes = {path: path.stat() for path in cache.glob(f"*/{_FILE}")}
+    sizes = {}
+    for path in cache.glob(f"*/{_FILE}"):
+        # Another run may make room at the same time.
+        with suppress(FileNotFoundError):
+            sizes[path] = path.stat()
     taken, free = sum(stat.st_size for stat in sizes.values()), shutil.disk_usage(cache).free
     room = _SHARE_OF_DISK * (free + taken)
     # What others are about to write is not theirs to lose.
@@ -102,7 +106,7 @@ def _make_room(wanted: int, folder: Path) -> None:
         )
     while wanted + taken > room:
         path = old.pop(0)
-        shutil.rmtree(path.parent)
+        shutil.rmtree(path.parent, ignore_errors=True)
         taken -= sizes[path].st_size
 
 

@@ -24,7 +24,7 @@ class ContactOptions(PositionOptions):
     rank: int = Field(
         32, ge=1, description="Width to which a unit's features are projected before pairs are made of them."
     )
-    min_separation: Annotated[int, OfLoss()] = Field(
+    min_separation: Annotated[int, OfLoss(metrics=True)] = Field(
         6,
         ge=1,
         le=24,
@@ -35,7 +35,7 @@ class ContactOptions(PositionOptions):
         1.0, gt=0, description="Weight in the loss of a pair that is in contact."
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which on a pair is named in the answer.")
-    below: Annotated[float, OfLoss()] = Field(
+    below: Annotated[float, OfLoss(metrics=True)] = Field(
         0.0,
         ge=0,
         description="A matrix holds distances, and those below this many are contacts; 0 for matrices of 0 and 1.",

@@ -140,7 +140,7 @@ class PositionClassificationOptions(ClassLossOptions, PositionOptions):
     """Options of ``position-classification``."""
 
     classes: Classes = Field((), description=CLASSES)
-    ignore: Annotated[tuple[str, ...], OfLoss()] = Field(
+    ignore: Annotated[tuple[str, ...], OfLoss(metrics=True)] = Field(
         ("",), description="Labels of units that are left out, such as '-'."
     )
 

@@ -25,13 +25,13 @@ class LanguageOptions(Options):
 class MaskedOptions(LanguageOptions):
     """Options of ``masked-lm``."""
 
-    probability: Annotated[float, OfLoss()] = Field(
+    probability: Annotated[float, OfLoss(metrics=True)] = Field(
         0.15, gt=0, lt=1, description="Share of the tokens that is asked for, about."
     )
-    masked: Annotated[float, OfLoss()] = Field(
+    masked: Annotated[float, OfLoss(metrics=True)] = Field(
         0.8, ge=0, le=1, description="Share of those that is hidden by the mask token."
     )
-    random: Annotated[float, OfLoss()] = Field(
+    random: Annotated[float, OfLoss(metrics=True)] = Field(
         0.1, ge=0, le=1, description="Share of those that a random token replaces; the rest stays as it is."
     )
 

@@ -32,23 +32,39 @@ def _check(place: str, base: Resolved, chosen: Resolved, metric: str) -> None:
         raise RecipeError(
             f"{place}: 'training.metric' stays as it is, for trials that are measured by other metrics cannot be compared"
         )
-    if metric.rpartition(".")[2] == "loss" and _measured(base, metric) != _measured(chosen, metric):
+    _check_measure(place, base, chosen, metric)
+
+
+def _check_measure(place: str, base: Resolved, chosen: Resolved, metric: str) -> None:
+    if _measured(base, metric, True) != _measured(chosen, metric, True):
+        raise RecipeError(
+            f"{place}: this changes what is asked of the head, and with it what '{metric}' is measured on, so that trials could "
+            "not be compared"
+        )
+    if metric.rpartition(".")[2] == "loss" and _measured(base, metric, False) != _measured(chosen, metric, False):
         raise RecipeError(
             f"{place}: this changes what the loss measures, and '{metric}' is to choose between trials: name another metric "
             "as training.metric"
         )
 
 
-def _measured(resolved: Resolved, metric: str) -> list[Any]:
-    """Return all that says what a loss measures: of one head, if the metric is of it, else of all with their weights."""
+def _measured(resolved: Resolved, metric: str, metrics: bool) -> list[Any]:
+    """Return all that says what a loss measures, or what all ``metrics`` are measured on: of one head, if ``metric`` is of it,
+    else of all; of the loss with their weights.
+    """
     own = metric.rpartition(".")[0]
     heads = {own: resolved.heads[own]} if own in resolved.heads else resolved.heads
-    found: list[Any] = [(name, *_of_head(head), 1.0 if own else head.weight) for name, head in heads.items()]
+    found: list[Any] = [
+        (name, *_of_head(head, metrics), 1.0 if own or metrics else head.weight) for name, head in heads.items()
+    ]
     # What is asked without labels is asked of tokens.
     if any(not head.offer.spec.labelled for head in heads.values()):
         found.append((resolved.tokenizer.offer.spec.name, resolved.tokenizer.options))
     return found
 
 
-def _of_head(head: ChosenHead) -> tuple[str, dict[str, Any]]:
-    return head.offer.spec.name, {name: getattr(head.options, name) for name in loss_options(type(head.options))}
+def _of_head(head: ChosenHead, metrics: bool) -> tuple[str, dict[str, Any]]:
+    spec, options = head.offer.spec, head.options
+    # Heads of another name may well be compared, by a metric that they share.
+    name = "" if metrics and spec.labelled else spec.name
+    return name, {option: getattr(options, option) for option in loss_options(type(options), metrics)}

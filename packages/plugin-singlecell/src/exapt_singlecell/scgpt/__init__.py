@@ -82,7 +82,7 @@ class MaskedExpressionOptions(Options):
     """Options of ``masked-expression``."""
 
     inputs: tuple[str] = Field(("cell",), description="The input whose expression is asked for.")
-    probability: Annotated[float, OfLoss()] = Field(
+    probability: Annotated[float, OfLoss(metrics=True)] = Field(
         0.5, gt=0, lt=1, description="Share of a cell's genes whose expression is hidden and asked for, about."
     )
 
